@@ -1,0 +1,1 @@
+"""Is it right? Plan the differences, run them, compare, classify."""

@@ -1,0 +1,173 @@
+"""Autodiff against differences for one leaf: numbers, tolerances, agreement.
+
+All numbers are changes of the loss per step of the leaf, so that leaves of any scale can
+be treated alike; ``displacement`` turns them into derivatives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxcheck.gradients.probes import CONFIDENCE, bound_factor
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+# A leaf is resolved if its error bars amount to less than this share of its gradient:
+# a factor of 1.001 would have been seen.
+RESOLUTION = 5e-4
+# Rounding of a sum of products, in units of eps times the sum of absolute values.
+_ROUNDING = 8.0
+# Mean square of a probe's coordinate, ±U[0.5, 1.5].
+_MEAN_SQUARE = 13.0 / 12.0
+# A gradient this much smaller than what was summed is zero up to cancellation.
+_CANCELLED = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One comparison: which coordinates move, and along what.
+
+    Attributes:
+        lo: first real coordinate, numbered over all leaves.
+        hi: one past the last.
+        probe: number of the probe, or None for a step along the coordinates.
+        relative: whether each coordinate moves in proportion to its own value.
+    """
+
+    lo: int
+    hi: int
+    probe: int | None = None
+    relative: bool = False
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Comparison:
+    """Everything that was compared for one leaf, by one method.
+
+    Attributes:
+        method: ``"exhaustive"``, ``"sampled"`` or ``"directional"``.
+        lanes: what was moved, one entry a comparison.
+        autodiff: predicted changes.
+        numerical: central differences.
+        bar: error bars of ``numerical``.
+        size: what was summed to predict the changes, in absolute values.
+        curvature: |f(x+h) - 2 f(x) + f(x-h)|, to find kinks by.
+        displacement: how far a single coordinate moved (ones for directions).
+        settled: comparisons whose disagreement has been explained.
+    """
+
+    method: str
+    lanes: list[Lane]
+    autodiff: FloatArray
+    numerical: FloatArray
+    bar: FloatArray
+    size: FloatArray
+    curvature: FloatArray
+    displacement: FloatArray
+    settled: Any = None
+
+    def __post_init__(self) -> None:
+        if self.settled is None:
+            self.settled = np.zeros(len(self.lanes), bool)
+
+    def __len__(self) -> int:
+        return len(self.lanes)
+
+    @property
+    def residual(self) -> FloatArray:
+        """|autodiff - numerical|."""
+        with np.errstate(invalid="ignore"):
+            return np.abs(self.autodiff - self.numerical)
+
+    def allowance(self, eps: float) -> FloatArray:
+        """Rounding that autodiff's own sum may carry."""
+        return _ROUNDING * eps * self.size
+
+    def tolerance(self, eps: float, rtol: float, atol: float) -> FloatArray:
+        """What a residual may amount to without being a disagreement."""
+        return (
+            self.bar
+            + self.allowance(eps)
+            + rtol * np.abs(self.numerical)
+            + atol * np.abs(self.displacement)
+        )
+
+    def disagreeing(self, eps: float, rtol: float, atol: float) -> IntArray:
+        """Positions that disagree and are not settled, the worst first."""
+        with np.errstate(all="ignore"):
+            ratio = self.residual / self.tolerance(eps, rtol, atol)
+        # what is not finite sorts first: it is never an agreement
+        ratio = np.where(self.residual == 0, 0.0, ratio)
+        ratio = np.where(np.isfinite(ratio), ratio, np.inf)
+        bad = ~(ratio <= 1.0) & ~self.settled
+        order = np.argsort(-ratio, kind="stable")
+        return order[bad[order]].astype(np.int64)
+
+    def scale(self) -> float:
+        """Norm to measure errors by; not zero where a sum cancelled to zero."""
+        norms = [_norm(self.autodiff), _norm(self.numerical)]
+        return max(*norms, _CANCELLED * _norm(self.size))
+
+    def relative_error(self) -> tuple[float, float]:
+        """Relative error of the leaf's gradient, and its uncertainty."""
+        scale = self.scale()
+        error, bar = _norm(self.residual), _norm(self.bar)
+        if scale == 0.0:
+            return (0.0 if error == 0.0 else float("inf")), 0.0
+        return error / scale, bar / scale
+
+    def resolution(self) -> float:
+        """Share of what was summed that the error bars leave open."""
+        norms = [_norm(self.autodiff), _norm(self.numerical), _norm(self.size)]
+        scale = max(norms)
+        return _norm(self.bar) / scale if scale > 0 else float("inf")
+
+    def is_zero(self, eps: float) -> bool:
+        """Whether both gradients are zero, autodiff's up to its own rounding."""
+        rounding = 100 * self.allowance(eps)
+        return bool(
+            np.all(np.abs(self.autodiff) <= rounding)
+            and np.all(np.abs(self.numerical) <= self.bar + rounding)
+        )
+
+    def bound(self, gradient_norm: float) -> tuple[float | None, float | None]:
+        """Upper bound of the relative error of the whole leaf, and its confidence.
+
+        Args:
+            gradient_norm: norm of the leaf's gradient per step.
+        """
+        if self.method == "sampled" or not len(self):
+            return None, None
+        worst = self.residual + self.bar
+        if self.method == "exhaustive":
+            scale = self.scale()
+            return (_norm(worst) / scale if scale > 0 else 0.0), 1.0
+        own = _norm(self.numerical) / np.sqrt(_MEAN_SQUARE * len(self))
+        scale = max(gradient_norm, own, _CANCELLED * _norm(self.size))
+        if scale == 0.0:
+            return 0.0, CONFIDENCE
+        return bound_factor(len(self)) * float(np.max(worst)) / scale, CONFIDENCE
+
+    def extended(self, other: Comparison) -> Comparison:
+        """Both comparisons together."""
+        both = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in (
+                "autodiff",
+                "numerical",
+                "bar",
+                "size",
+                "curvature",
+                "displacement",
+                "settled",
+            )
+        }
+        return Comparison(method=self.method, lanes=[*self.lanes, *other.lanes], **both)
+
+
+def _norm(values: FloatArray) -> float:
+    return float(np.sqrt(np.sum(np.square(values))))

@@ -1,0 +1,202 @@
+"""What a reader should know beside the verdict: findings about leaves and programs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcheck.gradients.judge import LeafOutcome
+from jaxcheck.gradients.measure import Meter
+from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
+from jaxcheck.jaxprs import interpret
+from jaxcheck.jaxprs.trace import TracedLoss
+from jaxcheck.reports.values import Finding, Verdict
+
+# A native gradient may be off by this many units of its leaf's roundoff before it is
+# called imprecise, and by this share in any case.
+_PRECISION_UNITS = 1_000.0
+_PRECISION_SHARE = 1e-3
+# A stop_gradient site that changes the derivative by less is not worth mentioning.
+_DETACHED_SHARE = 1e-6
+_PROBE = 0
+
+
+def nondeterminism(traced: TracedLoss, native: NativeResult) -> Finding | None:
+    """A finding if two equal calls of the loss differ."""
+    if not traced.deterministic:
+        return Finding(
+            kind="nondeterministic",
+            message=(
+                "the loss is another program each time it is called: something outside "
+                "its arguments moves (NumPy or Python randomness, a counter, a module's "
+                "own random state)."
+            ),
+            remedy=(
+                "Pass what moves as an argument: a jax.random key for dropout, running "
+                "statistics as part of the state."
+            ),
+        )
+    first, second = native.loss, native.repeated
+    both_nan = math.isnan(first) and math.isnan(second)
+    # the last digits may move where a device adds in any order
+    if first == second or both_nan or abs(first - second) <= 1e-5 * abs(first):
+        return None
+    return Finding(
+        kind="nondeterministic",
+        message=(
+            f"two equal calls of the compiled loss gave {first!r} and {second!r}: it "
+            "reads something besides its arguments, through a callback perhaps."
+        ),
+        remedy="Make the callback a function of its operands.",
+    )
+
+
+def leaf_findings(
+    programs: Programs,
+    native: NativeResult,
+    reading: ReadingResult,
+    k: int,
+    outcome: LeafOutcome,
+) -> list[Finding]:
+    """Findings about one leaf that hold whatever its verdict is."""
+    leaf = programs.leaves[k]
+    name = leaf.path or "the leaf"
+    found: list[Finding] = []
+    if outcome.verdict is Verdict.WRONG and not outcome.findings:
+        found.append(
+            Finding(
+                kind="wrong_derivative",
+                leaf=leaf.path,
+                message=f"autodiff's gradient of {name} is not the derivative of the loss.",
+            )
+        )
+    if not interpret.used_inputs(programs.traced.program)[k]:
+        message = f"the loss does not depend on {name}."
+        found.append(Finding(kind="unused", leaf=leaf.path, message=message))
+    elif reading.norms[k] == 0 and outcome.verdict is Verdict.CORRECT:
+        message = f"the gradient of {name} is exactly zero at this point, rightly."
+        found.append(Finding(kind="dead", leaf=leaf.path, message=message))
+    error, scale = reading.native_errors[k], reading.norms[k]
+    summed = max(float(scale), 1e-3 * float(reading.size_norms[k]))
+    eps = float(jnp.finfo(leaf.dtype).eps)
+    allowed = min(_PRECISION_UNITS * eps, _PRECISION_SHARE)
+    if native.bad_grads[k] == 0 and error > allowed * summed > 0:
+        found.append(_precision_loss(leaf.path, leaf.dtype, float(error) / summed))
+    return found
+
+
+def _precision_loss(path: str, dtype: str, share: float) -> Finding:
+    return Finding(
+        kind="precision_loss",
+        leaf=path,
+        message=(
+            f"the gradient of {path or 'the leaf'} ({dtype}) as training computes it is "
+            f"off by {share:.1e} of its size; the same rules in float64 are compared "
+            "above. The rules are not the cause, rounding is."
+        ),
+        remedy=(
+            "Raise the dtype of the operations that lose the digits (accumulations, "
+            "softmax, normalization), or rewrite a difference of nearly equal numbers."
+        ),
+    )
+
+
+def program_findings(
+    programs: Programs, native: NativeResult, reading: ReadingResult
+) -> list[Finding]:
+    """Findings about the loss as a whole."""
+    found: list[Finding] = []
+    if programs.lowered is not None:
+        found.append(
+            Finding(
+                kind="lowered_precision",
+                site=programs.lowered,
+                message=(
+                    f"{programs.lowered.primitive} ran in the program's own precision "
+                    f"(eps {programs.eps:.1e}), because it has no float64 reading; the "
+                    "error bars are as wide as that demands."
+                ),
+            )
+        )
+    difference = abs(native.loss - reading.loss)
+    if difference > 1e-2 * abs(reading.loss) and not programs.native_precision:
+        found.append(
+            Finding(
+                kind="precision_loss",
+                message=(
+                    f"the loss itself is {native.loss:.6g} in the program's own "
+                    f"precision and {reading.loss:.6g} in float64."
+                ),
+            )
+        )
+    return found
+
+
+def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Finding]:
+    """Which stop_gradient cuts how much of which leaf's gradient off.
+
+    Each leaf is probed once as written and once with every site looked through; only
+    where the two differ are the sites tried one by one.
+    """
+    sites = meter.programs.sites
+    if not sites or meter.transparent:
+        return []
+    lanes = [meter.whole(leaf, _PROBE) for leaf in range(len(outcomes))]
+    frozen = meter.compare("directional", lanes)
+    through = meter.transparently().compare("directional", lanes)
+    gap = np.abs(frozen.numerical - through.numerical)
+    size = np.maximum(np.abs(frozen.numerical), np.abs(through.numerical))
+    cut = gap > frozen.bar + through.bar + _DETACHED_SHARE * np.maximum(size, frozen.size)
+    found: list[Finding] = []
+    shares: dict[int, list[tuple[float, str]]] = {}
+    for leaf in np.flatnonzero(cut):
+        for site in range(len(sites)):
+            alone = meter.through_site(lanes[leaf], site)
+            change = abs(alone - float(frozen.numerical[leaf]))
+            noise = float(frozen.bar[leaf] + through.bar[leaf])
+            if change > noise + _DETACHED_SHARE * float(size[leaf]):
+                share = change / max(abs(alone), abs(float(frozen.numerical[leaf])))
+                path = meter.programs.leaves[leaf].path
+                shares.setdefault(site, []).append((share, path))
+    for site, cuts in shares.items():
+        found.append(_detached(sites[site], sorted(cuts, reverse=True)))
+    return found
+
+
+def _detached(site: Any, cuts: list[tuple[float, str]]) -> Finding:
+    listing = ", ".join(f"{share:.0%} of {path or 'the leaf'}" for share, path in cuts[:5])
+    more = f" and {len(cuts) - 5} more" if len(cuts) > 5 else ""
+    return Finding(
+        kind="detached",
+        leaf=cuts[0][1],
+        site=site,
+        message=f"{site} removes {listing}{more} from the gradient: intended?",
+        remedy='stop_gradient="transparent" makes such a cut WRONG.',
+    )
+
+
+def package_versions() -> tuple[tuple[str, str], ...]:
+    """Versions of what a verdict depends on."""
+    names = ("jaxcheck", "jax", "jaxlib", "numpy")
+    found = [("python", platform.python_version())]
+    for name in names:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append((name, "not installed"))
+    return tuple(found)
+
+
+def device_name() -> str:
+    """The default device's platform, with its kind where that says more."""
+    device = jax.devices()[0]
+    if device.device_kind.lower() == device.platform:
+        return device.platform
+    return f"{device.platform} ({device.device_kind})"

@@ -1,0 +1,337 @@
+"""From comparisons to verdicts: what disagrees is escalated, then classified.
+
+A leaf is WRONG only if a difference exceeds its error bar, the difference is stable
+over a ladder of steps, and neither autodiff's own noise nor another reading of
+stop_gradient explains it. What cannot be decided is INCONCLUSIVE, with its cause.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcheck.gradients.comparison import RESOLUTION, Comparison, Lane
+from jaxcheck.gradients.ladder import Rungs, Shape
+from jaxcheck.gradients.measure import Meter
+from jaxcheck.gradients.program import NativeResult
+from jaxcheck.reports.values import Finding, Verdict
+
+# Comparisons escalated at a time, and at most, for one leaf.
+_ROUND = 8
+_MOST = 256
+# Autodiff's own noise is measured from two jittered gradients; allow for this multiple.
+_NOISE_FACTOR = 8.0
+# Parameters are jittered by this many units of roundoff.
+_JITTER = 4.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerances:
+    """What may differ: see ``jaxcheck.check``."""
+
+    eps: float
+    rtol: float
+    atol: float
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class LeafOutcome:
+    """What was decided for one leaf.
+
+    Attributes:
+        verdict: the verdict.
+        comparison: what it is based on.
+        reason: why it is not CORRECT.
+        findings: what was found on the way.
+        wrong: lanes whose disagreement is certain, the worst first.
+    """
+
+    verdict: Verdict
+    comparison: Comparison
+    reason: str | None = None
+    findings: list[Finding] = dataclasses.field(default_factory=list[Finding])
+    wrong: list[Lane] = dataclasses.field(default_factory=list[Lane])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Ruling:
+    """What one escalated comparison turned out to be."""
+
+    verdict: Verdict
+    derivative: float
+    bar: float
+    kind: Any = None
+    message: str = ""
+
+
+class Judge:
+    """Decides leaf by leaf.
+
+    Attributes:
+        meter: measures.
+        native: the native gradients, to take the reading's noise with.
+        tolerances: what may differ.
+    """
+
+    def __init__(
+        self, meter: Meter, native: NativeResult, tolerances: Tolerances, key: Any
+    ) -> None:
+        self.meter = meter
+        self.native = native
+        self.tolerances = tolerances
+        self._key = key
+        self._jittered: list[Meter] | None = None
+
+    def decide(self, leaf: int, comparison: Comparison) -> LeafOutcome:
+        """The verdict for one leaf from its comparisons."""
+        outcome = LeafOutcome(verdict=Verdict.CORRECT, comparison=comparison)
+        path = self.meter.programs.leaves[leaf].path
+        self._settle(outcome, path)
+        if outcome.verdict is Verdict.CORRECT and not self._resolved(outcome):
+            self._sharpen(outcome)
+            self._settle(outcome, path)
+        if outcome.verdict is Verdict.CORRECT and not self._resolved(outcome):
+            share = comparison.resolution()
+            outcome.verdict = Verdict.INCONCLUSIVE
+            outcome.reason = (
+                f"noise: the loss resolves this gradient only to {share:.0e} of its size"
+            )
+            outcome.findings.append(
+                Finding(
+                    kind="noise",
+                    leaf=path,
+                    message=(
+                        f"one value of the loss is uncertain by {self.meter.noise:.1e} "
+                        f"(its size is {abs(self.meter.at_point):.1e}); differences "
+                        f"resolve the gradient of {path or 'the leaf'} only to "
+                        f"{share:.0e} of its size."
+                    ),
+                    remedy=(
+                        "Make the loss smaller (a mean instead of a sum, no large "
+                        "constant), or check a less noisy part of it."
+                    ),
+                )
+            )
+        return outcome
+
+    # -- disagreements
+
+    def _settle(self, outcome: LeafOutcome, path: str) -> None:
+        """Escalate what disagrees, worst first, until it is decided or explained."""
+        comparison = outcome.comparison
+        examined = 0
+        while True:
+            bad = self._disagreeing(comparison)
+            if not len(bad):
+                return
+            if examined >= _MOST:
+                outcome.verdict = Verdict.INCONCLUSIVE
+                outcome.reason = (
+                    f"{len(bad)} comparisons disagree after {examined} were explained"
+                )
+                return
+            chosen = [int(k) for k in bad[:_ROUND]]
+            examined += len(chosen)
+            rulings = self._rule([comparison.lanes[k] for k in chosen], comparison, chosen)
+            wrong = [
+                comparison.lanes[k]
+                for k, ruling in zip(chosen, rulings, strict=True)
+                if ruling.verdict is Verdict.WRONG
+            ]
+            self._record(outcome, path, chosen, rulings)
+            if wrong:
+                outcome.verdict, outcome.wrong = Verdict.WRONG, wrong
+                return
+            if outcome.verdict is Verdict.INCONCLUSIVE:
+                return
+
+    def _disagreeing(self, comparison: Comparison) -> Any:
+        t = self.tolerances
+        return comparison.disagreeing(t.eps, t.rtol, t.atol)
+
+    def _record(
+        self, outcome: LeafOutcome, path: str, chosen: list[int], rulings: list[_Ruling]
+    ) -> None:
+        comparison = outcome.comparison
+        for k, ruling in zip(chosen, rulings, strict=True):
+            if np.isfinite(ruling.derivative):
+                comparison.numerical[k] = ruling.derivative
+                comparison.bar[k] = ruling.bar
+            comparison.settled[k] = ruling.verdict is Verdict.CORRECT
+        kinds = {f.kind for f in outcome.findings}
+        for ruling in rulings:
+            if ruling.kind is not None and ruling.kind not in kinds:
+                kinds.add(ruling.kind)
+                outcome.findings.append(
+                    Finding(kind=ruling.kind, leaf=path, message=ruling.message)
+                )
+            if ruling.verdict is Verdict.INCONCLUSIVE:
+                outcome.verdict = Verdict.INCONCLUSIVE
+                outcome.reason = ruling.message
+
+    def _rule(
+        self, lanes: list[Lane], comparison: Comparison, positions: list[int]
+    ) -> list[_Ruling]:
+        climbed = self.meter.climb(lanes)
+        sizes = comparison.size[positions]
+        rulings = [
+            self._first_opinion(rungs, predicted, float(size))
+            for (rungs, predicted), size in zip(climbed, sizes, strict=True)
+        ]
+        doubtful = [k for k, r in enumerate(rulings) if r.verdict is not Verdict.CORRECT]
+        if doubtful:
+            self._second_opinion(lanes, climbed, rulings, doubtful)
+        return rulings
+
+    def _allowed(self, derivative: float, bar: float, size: float) -> float:
+        t = self.tolerances
+        return bar + 8 * t.eps * size + t.rtol * abs(derivative)
+
+    def _first_opinion(self, rungs: Rungs, predicted: float, size: float) -> _Ruling:
+        """Read one ladder against the predicted change."""
+        derivative, bar = rungs.derivative, rungs.bar
+
+        def ruling(verdict: Verdict, kind: Any = None, message: str = "") -> _Ruling:
+            return _Ruling(
+                verdict=verdict, derivative=derivative, bar=bar, kind=kind, message=message
+            )
+
+        if rungs.shape is Shape.EDGE:
+            return ruling(
+                Verdict.INCONCLUSIVE,
+                "discontinuity",
+                "edge of the domain: the loss is not finite on both sides of the point",
+            )
+        if rungs.shape is Shape.JUMP:
+            return ruling(
+                Verdict.INCONCLUSIVE,
+                "discontinuity",
+                f"discontinuity: the loss jumps by {rungs.jump:.1e} at this point; "
+                "there is no derivative to compare",
+            )
+        difference = abs(derivative - predicted)
+        agrees = difference <= self._allowed(derivative, bar, size)
+        if rungs.shape is Shape.KINK:
+            low, high = sorted((rungs.left, rungs.right))
+            if agrees or low - bar <= predicted <= high + bar:
+                return ruling(
+                    Verdict.CORRECT,
+                    "kink",
+                    f"the point is on a kink: one-sided slopes {low:.3e} and {high:.3e} "
+                    f"(per step); autodiff's {predicted:.3e} lies between them",
+                )
+        if agrees:
+            return ruling(Verdict.CORRECT)
+        if not np.isfinite(predicted):
+            stable = rungs.stable and np.isfinite(derivative)
+            return ruling(
+                Verdict.WRONG if stable else Verdict.INCONCLUSIVE,
+                "nan_gradient",
+                "autodiff gives a gradient that is not finite, although the loss is"
+                if stable
+                else "neither autodiff nor differences are finite here",
+            )
+        if not rungs.stable:
+            return ruling(
+                Verdict.INCONCLUSIVE,
+                "noise",
+                "noise: the differences do not settle over steps of "
+                f"2^-26 to 2^10 times eps^(1/3); noise of a loss value "
+                f"{self.meter.noise:.1e}",
+            )
+        return ruling(
+            Verdict.WRONG,
+            "kink" if rungs.shape is Shape.KINK else None,
+            "the point is on a kink, and autodiff lies outside its one-sided slopes"
+            if rungs.shape is Shape.KINK
+            else "",
+        )
+
+    def _second_opinion(
+        self,
+        lanes: list[Lane],
+        climbed: list[tuple[Rungs, float]],
+        rulings: list[_Ruling],
+        doubtful: list[int],
+    ) -> None:
+        """Before WRONG is said: autodiff's own noise, and the transparent reading."""
+        chosen = [lanes[k] for k in doubtful]
+        noise = self._autodiff_noise(chosen)
+        for k, own in zip(doubtful, noise, strict=True):
+            rungs, predicted = climbed[k]
+            difference = abs(rungs.derivative - predicted)
+            if own > 0 and difference <= rungs.bar + _NOISE_FACTOR * own:
+                rulings[k] = _Ruling(
+                    verdict=Verdict.CORRECT,
+                    derivative=rungs.derivative,
+                    bar=max(rungs.bar, difference),
+                    kind="noise",
+                    message=(
+                        "autodiff's own rounding explains the difference: its gradient "
+                        f"changes by {own:.1e} (per step) when the parameters move by "
+                        f"{_JITTER:.0f} units of roundoff"
+                    ),
+                )
+        if not self.meter.programs.sites or self.meter.transparent:
+            return
+        left = [k for k in doubtful if rulings[k].verdict is not Verdict.CORRECT]
+        if not left:
+            return
+        # a gradient that agrees with the loss as a whole is right, wherever a
+        # library's stop_gradient stands
+        through = self.meter.transparently().climb([lanes[k] for k in left])
+        for k, (rungs, predicted) in zip(left, through, strict=True):
+            again = self._first_opinion(rungs, predicted, 0.0)
+            if again.verdict is Verdict.CORRECT and again.kind is None:
+                rulings[k] = again
+
+    def _autodiff_noise(self, lanes: list[Lane]) -> list[float]:
+        """How much the predicted changes move with a few units of roundoff."""
+        if self._jittered is None:
+            programs = self.meter.programs
+            self._jittered = [
+                self.meter.with_reading(
+                    programs.read(
+                        self.native,
+                        jitter=_JITTER,
+                        key=jax.random.fold_in(self._key, 1_000_003 + k),
+                    )
+                )
+                for k in range(2)
+            ]
+        here = self.meter.predictions(lanes)
+        there = [meter.predictions(lanes) for meter in self._jittered]
+        with np.errstate(invalid="ignore"):
+            moved = np.max(np.abs(np.array(there) - here), axis=0)
+        return [float(x) if np.isfinite(x) else 0.0 for x in moved]
+
+    # -- resolution
+
+    def _resolved(self, outcome: LeafOutcome) -> bool:
+        comparison = outcome.comparison
+        if not len(comparison) or comparison.resolution() <= RESOLUTION:
+            return True
+        if not comparison.is_zero(self.tolerances.eps):
+            return False
+        # zero: the bar must be small beside the loss per unit relative change
+        cube = self.tolerances.eps ** (1.0 / 3.0)
+        bar = float(np.sqrt(np.mean(comparison.bar**2))) / cube
+        return bar <= RESOLUTION * max(abs(self.meter.at_point), np.finfo(float).tiny)
+
+    def _sharpen(self, outcome: LeafOutcome) -> None:
+        """Measure again with the step that the ladders of the worst lanes chose."""
+        comparison = outcome.comparison
+        worst = np.argsort(-comparison.bar, kind="stable")[:_ROUND]
+        lanes = [comparison.lanes[int(k)] for k in worst]
+        climbed = self.meter.climb(lanes)
+        exponents = [r.exponent for r, _ in climbed if np.isfinite(r.bar)]
+        if not exponents:
+            return
+        scale = 2.0 ** float(np.median(exponents).round())
+        again = self.meter.compare(comparison.method, comparison.lanes, scale)
+        if float(np.sum(again.bar**2)) < float(np.sum(comparison.bar**2)):
+            again.settled = comparison.settled
+            outcome.comparison = again

@@ -1,0 +1,274 @@
+"""Run comparisons: differences of the loss against what the gradient predicts.
+
+The bridge between lanes on the device and numbers on the host. It measures; it does not
+judge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcheck.gradients import differences, ladder
+from jaxcheck.gradients.comparison import Comparison, Lane
+from jaxcheck.gradients.ladder import Rungs
+from jaxcheck.gradients.program import (
+    Lanes,
+    Programs,
+    ReadingResult,
+    Values,
+    real_view,
+)
+from jaxcheck.jaxprs import compat
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+Advance = Callable[[int], None]
+
+
+class Meter:
+    """Evaluates the loss around one point and turns values into comparisons.
+
+    Attributes:
+        programs: the compiled programs.
+        reading: the gradient under test.
+        scales: step of each leaf.
+        noise: absolute uncertainty of one value of the loss.
+        transparent: whether every stop_gradient lets moved values through.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        reading: ReadingResult,
+        *,
+        key: Any,
+        transparent: bool,
+        advance: Advance = lambda n: None,
+    ) -> None:
+        self.programs = programs
+        self.reading = reading
+        self.transparent = transparent
+        self._key = key
+        self._advance = advance
+        rms = reading.rms
+        self.scales: FloatArray = np.array(
+            [differences.step_of(float(r), programs.eps) for r in rms]
+        )
+        self.noise = self._measure_noise()
+
+    @property
+    def at_point(self) -> float:
+        """The loss at the point."""
+        return self.reading.loss
+
+    def with_reading(self, reading: ReadingResult) -> Meter:
+        """The same meter for another gradient at the same point."""
+        other = object.__new__(Meter)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.pop("_flat", None)
+        other.reading = reading
+        return other
+
+    def transparently(self) -> Meter:
+        """The same meter, every stop_gradient looked through."""
+        other = self.with_reading(self.reading)
+        other.transparent = True
+        return other
+
+    # -- lanes
+
+    def leaf_of(self, coordinate: int) -> int:
+        """Number of the leaf that a flat real coordinate belongs to."""
+        offsets = self.programs.offsets
+        return int(np.searchsorted(offsets, coordinate, side="right")) - 1
+
+    def whole(self, leaf: int, probe: int, *, relative: bool = False) -> Lane:
+        """The lane that moves all of one leaf along a probe."""
+        lo, hi = self.programs.offsets[leaf : leaf + 2]
+        return Lane(lo=int(lo), hi=int(hi), probe=probe, relative=relative)
+
+    def single(self, leaf: int, coordinate: int, *, relative: bool = False) -> Lane:
+        """The lane that moves one coordinate, numbered within its leaf."""
+        at = int(self.programs.offsets[leaf]) + int(coordinate)
+        return Lane(lo=at, hi=at + 1, relative=relative)
+
+    # -- comparisons
+
+    def compare(
+        self, method: str, lanes: Sequence[Lane], scale: float = 1.0
+    ) -> Comparison:
+        """Compare autodiff with central differences in every lane.
+
+        Args:
+            method: recorded in the result.
+            lanes: what to move.
+            scale: multiple of the leaf's step to use as h.
+        """
+        steps = [scale * s for s in differences.FIRST_STEPS]
+        values = self._run(lanes, steps)
+        loss = values.loss / scale
+        estimate = differences.first_estimate(
+            loss, self.at_point / scale, self.noise / scale
+        )
+        return Comparison(
+            method=method,
+            lanes=list(lanes),
+            autodiff=(values.predicted[:, 0] - values.predicted[:, 1]) / (2 * scale),
+            numerical=estimate.derivative,
+            bar=estimate.bar,
+            size=(values.size[:, 0] + values.size[:, 1]) / (2 * scale),
+            curvature=estimate.curvature,
+            displacement=self._displacement(lanes, values, scale),
+        )
+
+    def climb(self, lanes: Sequence[Lane]) -> list[tuple[Rungs, float]]:
+        """Each lane's ladder, and the change that autodiff predicts at its rung."""
+        values = self._run(lanes, ladder.STEPS)
+        out: list[tuple[Rungs, float]] = []
+        for loss, predicted in zip(values.loss, values.predicted, strict=True):
+            rungs = ladder.climb(loss, self.at_point, self.noise)
+            at = 2 * ladder.EXPONENTS.index(rungs.exponent)
+            span = 2 * 2.0**rungs.exponent
+            out.append((rungs, float(predicted[at] - predicted[at + 1]) / span))
+        return out
+
+    def predictions(self, lanes: Sequence[Lane]) -> FloatArray:
+        """The changes that the gradient predicts, per unit step."""
+        values = self._run(lanes, (1.0, -1.0))
+        return (values.predicted[:, 0] - values.predicted[:, 1]) / 2
+
+    def through_site(self, lane: Lane, site: int) -> float:
+        """The derivative with one stop_gradient equation looked through."""
+        flags = [k == site for k in range(len(self.programs.sites))]
+        values = self._run([lane], (1.0, -1.0), flags)
+        return float(values.loss[0, 0] - values.loss[0, 1]) / 2
+
+    # -- running
+
+    def _run(
+        self,
+        lanes: Sequence[Lane],
+        steps: Sequence[float],
+        transparent: Sequence[bool] | None = None,
+    ) -> Values:
+        """Values [lanes, steps]; lanes of one kind run together."""
+        shape = (len(lanes), len(steps))
+        out = Values(**{name: np.zeros(shape) for name in _VALUE_FIELDS})
+        kinds: dict[tuple[int | None, bool], list[int]] = {}
+        for k, lane in enumerate(lanes):
+            kinds.setdefault((lane.probe, lane.relative), []).append(k)
+        for (probe, relative), positions in kinds.items():
+            chosen = [lanes[k] for k in positions]
+            values = self._run_kind(chosen, steps, probe, relative, transparent)
+            for name in _VALUE_FIELDS:
+                getattr(out, name)[positions] = getattr(values, name)
+        return out
+
+    def _run_kind(
+        self,
+        lanes: Sequence[Lane],
+        steps: Sequence[float],
+        probe: int | None,
+        relative: bool,
+        transparent: Sequence[bool] | None,
+    ) -> Values:
+        lo = np.array([lane.lo for lane in lanes], np.int64)
+        hi = np.array([lane.hi for lane in lanes], np.int64)
+        every = Lanes(
+            lo=np.repeat(lo, len(steps)),
+            hi=np.repeat(hi, len(steps)),
+            step=np.tile(np.array(steps, np.float64), len(lanes)),
+        )
+        if transparent is None and self.transparent:
+            transparent = [True] * len(self.programs.sites)
+        values = self.programs.evaluate(
+            every,
+            self.reading,
+            self.scales,
+            key=jax.random.fold_in(self._key, probe or 0),
+            unit=probe is None,
+            relative=relative,
+            transparent=transparent,
+            advance=self._advance,
+        )
+        if probe is None:
+            values = self._predict(every, values, relative)
+        shape = (len(lanes), len(steps))
+        fields = {name: getattr(values, name).reshape(shape) for name in _VALUE_FIELDS}
+        return Values(**fields)
+
+    @functools.cached_property
+    def _flat(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Host copies over all coordinates: points, gradients, sizes, own steps."""
+        count = self.programs.traced.n_moved
+        with compat.x64(True):
+            views = [np.asarray(real_view(x)) for x in self.programs.inputs[:count]]
+        grads = [np.asarray(g, np.float64).ravel() for g in self.reading.grads]
+        sizes = [np.asarray(s, np.float64).ravel() for s in self.reading.sizes]
+        points = [v.astype(np.float64).ravel() for v in views]
+        steps = [np.full(p.size, s) for p, s in zip(points, self.scales, strict=True)]
+        columns = (points, grads, sizes, steps)
+        flat = [np.concatenate(column) for column in columns]
+        return flat[0], flat[1], flat[2], flat[3]
+
+    def _predict(self, lanes: Lanes, values: Values, relative: bool) -> Values:
+        """What moving single coordinates does to first order, computed on the host."""
+        points, grads, sizes, steps = self._flat
+        at = lanes.lo
+        step = steps[at]
+        if relative:
+            cube = self.programs.eps ** (1.0 / 3.0)
+            _, exponent = np.frexp(np.abs(points[at]) * cube)
+            own = np.ldexp(1.0, exponent - 1)
+            step = np.where(points[at] != 0, own, step)
+        dtype = np.float64
+        moved = points[at] + lanes.step * step
+        if self.programs.native_precision:
+            moved = self._rounded(at, lanes.step * step)
+        actual = (moved - points[at]).astype(dtype)
+        return dataclasses.replace(
+            values,
+            predicted=grads[at] * actual,
+            size=sizes[at] * np.abs(actual),
+            moved=actual,
+        )
+
+    def _rounded(self, at: Any, shift: FloatArray) -> FloatArray:
+        """Moved points in the dtypes of the leaves."""
+        points = self._flat[0]
+        moved = np.empty_like(shift)
+        count = self.programs.traced.n_moved
+        with compat.x64(True):
+            dtypes = [np.dtype(real_view(x).dtype) for x in self.programs.inputs[:count]]
+        leaf = np.searchsorted(self.programs.offsets, at, side="right") - 1
+        for k, dtype in enumerate(dtypes):
+            here = leaf == k
+            total = points[at[here]].astype(dtype) + shift[here].astype(dtype)
+            moved[here] = total.astype(np.float64)
+        return moved
+
+    def _displacement(
+        self, lanes: Sequence[Lane], values: Values, scale: float
+    ) -> FloatArray:
+        moved = (values.moved[:, 0] - values.moved[:, 1]) / (2 * scale)
+        single = np.array([lane.probe is None for lane in lanes], bool)
+        return np.where(single, moved, 1.0)
+
+    def _measure_noise(self) -> float:
+        """Round-off of one loss value: eps|f|, or what equal steps show."""
+        self.noise = 0.0
+        eps = self.programs.eps
+        spacing = differences.noise_spacing(eps)
+        steps = [spacing * k for k in range(differences.NOISE_POINTS)]
+        lane = Lane(lo=0, hi=int(self.programs.offsets[-1]), probe=0)
+        loss = self._run([lane], steps).loss[0]
+        measured = differences.measured_noise(loss) if np.all(np.isfinite(loss)) else 0.0
+        return max(eps * abs(self.at_point), 2 * measured, np.finfo(np.float64).tiny)
+
+
+_VALUE_FIELDS = ("loss", "predicted", "size", "moved")

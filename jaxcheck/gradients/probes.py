@@ -1,0 +1,63 @@
+r"""Random directions, and what a handful of them says about a whole gradient.
+
+A probe has independent coordinates :math:`\pm U[0.5, 1.5]`: never near zero, so that a
+single wrong coordinate cannot hide, and of varying size, so that two equal errors do
+not cancel half of the time as with Rademacher signs.
+
+The density of one coordinate is at most 1/2. A sum of independent variables
+:math:`\sum_i e_i u_i` with :math:`\|e\|_2 = 1` then has a density of at most
+:math:`\sqrt{2} \cdot \tfrac12` (Rogozin's inequality reduces it to uniform variables,
+Ball's theorem on cube slicing bounds those), whatever :math:`e` is. Hence
+
+.. math:: P(|e \cdot u| \le t \|e\|) \le \sqrt{2}\, t,
+
+with near equality for an error in two equal coordinates. If K independent probes leave
+residuals of at most r, then :math:`\|e\| \le r / t` with confidence
+:math:`1 - (\sqrt{2}\, t)^K`.
+
+References:
+    B. A. Rogozin, "The estimate of the maximum of the convolution of bounded
+    densities", 1987. K. Ball, "Cube slicing in R^n", Proc. AMS 97, 1986.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CONFIDENCE = 0.999
+_DENSITY = math.sqrt(2.0) / 2.0
+
+
+def probe(key: Any, token: int, shape: tuple[int, ...]) -> Any:
+    """Coordinates of a random direction for one leaf, float64 ``shape``.
+
+    Args:
+        key: a typed random key, traced or not.
+        token: what the leaf's randomness is keyed on (its path).
+        shape: shape of the leaf's real view.
+    """
+    bits = jax.random.bits(jax.random.fold_in(key, np.uint32(token)), shape, jnp.uint32)
+    sign = jnp.where(bits >> 31 == 0, 1.0, -1.0)
+    uniform = (bits & np.uint32(0x7FFFFFFF)).astype(jnp.float64) / 2.0**31
+    return sign * (0.5 + uniform)
+
+
+def bound_factor(count: int, confidence: float = CONFIDENCE) -> float:
+    """How many times the largest of ``count`` residuals bounds the error's norm.
+
+    The smallest 1/t with (√2 t)^count = 1 − confidence; infinite for no probe.
+
+    Example:
+        >>> round(bound_factor(4), 2)
+        7.95
+    """
+    if count == 0:
+        return math.inf
+    return 2.0 * _DENSITY / (1.0 - confidence) ** (1.0 / count)
+
+

@@ -1,0 +1,219 @@
+"""The whole comparison of one loss at one point: plan, measure, judge, narrow down."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxcheck.gradients.comparison import Comparison
+from jaxcheck.gradients.judge import Judge, LeafOutcome, Tolerances
+from jaxcheck.gradients.measure import Meter
+from jaxcheck.gradients.narrow import failing_coordinates
+from jaxcheck.gradients.plan import PER_COMPARISON, Plan
+from jaxcheck.gradients.program import NativeResult, ReadingResult
+from jaxcheck.reports.values import Finding, Verdict
+
+# Leaves up to this many coordinates are compared one by one if directions fail to
+# decide; above it that would cost more than it tells.
+_SMALL = 2_048
+# Coordinates with a non-finite gradient that are looked at.
+_NONFINITE = 4
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class LeafResult:
+    """Everything that is known about one leaf.
+
+    Attributes:
+        outcome: the verdict and its grounds.
+        coordinates: single coordinates of a leaf that failed as a whole.
+    """
+
+    outcome: LeafOutcome
+    coordinates: Comparison | None = None
+
+
+class Verification:
+    """Runs a plan over all leaves.
+
+    Attributes:
+        meter: measures.
+        judge: decides.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        native: NativeResult,
+        reading: ReadingResult,
+        plan: Plan,
+        tolerances: Tolerances,
+        *,
+        key: Any,
+        budget: int | None,
+    ) -> None:
+        self.meter = meter
+        self.judge = Judge(meter, native, tolerances, key)
+        self._native = native
+        self._reading = reading
+        self._plan = plan
+        self._tolerances = tolerances
+        self._budget = budget
+
+    def run(self) -> list[LeafResult]:
+        """One result a leaf, in order."""
+        comparisons = self._first_pass()
+        results: list[LeafResult] = []
+        for leaf, comparison in enumerate(comparisons):
+            outcome = self._decide(leaf, comparison)
+            result = LeafResult(outcome=outcome)
+            if outcome.verdict is Verdict.WRONG and self._plan.method == "directional":
+                result.coordinates = failing_coordinates(
+                    self.meter, leaf, self._tolerances
+                )
+            results.append(result)
+        return results
+
+    # -- the first pass
+
+    def _first_pass(self) -> list[Comparison]:
+        if self._plan.method == "directional":
+            return self._directions()
+        lanes = [
+            self.meter.single(leaf, int(i))
+            for leaf, chosen in enumerate(self._plan.coordinates)
+            for i in chosen
+        ]
+        together = self.meter.compare(self._plan.method, lanes)
+        ends = np.cumsum([len(c) for c in self._plan.coordinates])
+        starts = [0, *ends[:-1]]
+        return [
+            _part(together, slice(int(a), int(b)))
+            for a, b in zip(starts, ends, strict=True)
+        ]
+
+    def _directions(self) -> list[Comparison]:
+        count = len(self._plan.coordinates)
+        first = self._probe(range(count), range(self._plan.directions))
+        comparisons = [first[leaf] for leaf in range(count)]
+        spent = self._plan.directions
+        while spent < self._plan.most_directions:
+            loose = [
+                leaf
+                for leaf, comparison in enumerate(comparisons)
+                if self._is_loose(leaf, comparison)
+            ]
+            more = min(spent, self._plan.most_directions - spent)
+            if not loose or not self._affordable(PER_COMPARISON * more * len(loose)):
+                break
+            extra = self._probe(loose, range(spent, spent + more))
+            for leaf in loose:
+                comparisons[leaf] = comparisons[leaf].extended(extra[leaf])
+            spent += more
+        return comparisons
+
+    def _probe(self, leaves: Any, probes: range) -> dict[int, Comparison]:
+        lanes = [(leaf, self.meter.whole(leaf, p)) for p in probes for leaf in leaves]
+        together = self.meter.compare("directional", [lane for _, lane in lanes])
+        owner = np.array([leaf for leaf, _ in lanes])
+        return {leaf: _part(together, owner == leaf) for leaf in leaves}
+
+    def _is_loose(self, leaf: int, comparison: Comparison) -> bool:
+        """Whether more probes would tighten a bound that is worth it."""
+        t = self._tolerances
+        if len(comparison.disagreeing(t.eps, t.rtol, t.atol)):
+            return False
+        bound, _ = comparison.bound(self.gradient_norm(leaf))
+        return bound is not None and bound > max(10 * t.rtol, 1e-6)
+
+    def _affordable(self, evaluations: int) -> bool:
+        spent = self.meter.programs.evaluations
+        return self._budget is None or spent + evaluations <= self._budget
+
+    def gradient_norm(self, leaf: int) -> float:
+        """Norm of the reading's gradient of one leaf, per step."""
+        return float(self._reading.norms[leaf] * self.meter.scales[leaf])
+
+    # -- decisions
+
+    def _decide(self, leaf: int, comparison: Comparison) -> LeafOutcome:
+        if self._reading.bad_grads[leaf] or self._native.bad_grads[leaf]:
+            return self._nonfinite(leaf, comparison)
+        outcome = self.judge.decide(leaf, comparison)
+        if comparison.method != "directional":
+            return outcome
+        if outcome.verdict is Verdict.INCONCLUSIVE:
+            return self._another_way(leaf, outcome)
+        return outcome
+
+    def _another_way(self, leaf: int, outcome: LeafOutcome) -> LeafOutcome:
+        """A leaf of mixed scales defeats one common step: move in proportion, or singly."""
+        probes = range(len(outcome.comparison))
+        lanes = [self.meter.whole(leaf, p, relative=True) for p in probes]
+        again = self.judge.decide(leaf, self.meter.compare("directional", lanes))
+        if again.verdict is Verdict.CORRECT:
+            return again
+        size = int(np.diff(self.meter.programs.offsets)[leaf])
+        if size > _SMALL or not self._affordable(PER_COMPARISON * size):
+            return outcome
+        singles = [self.meter.single(leaf, i) for i in range(size)]
+        return self.judge.decide(leaf, self.meter.compare("exhaustive", singles))
+
+    def _nonfinite(self, leaf: int, comparison: Comparison) -> LeafOutcome:
+        """NaN or infinity in a gradient: wrong where the derivative exists."""
+        path = self.meter.programs.leaves[leaf].path
+        bad, bad_native = self._reading.bad_grads[leaf], self._native.bad_grads[leaf]
+        size = int(np.diff(self.meter.programs.offsets)[leaf])
+        if not bad:
+            outcome = self.judge.decide(leaf, comparison)
+            outcome.verdict = Verdict.WRONG
+            outcome.reason = "the gradient that training uses is not finite"
+            outcome.findings.append(
+                Finding(
+                    kind="nan_gradient",
+                    leaf=path,
+                    message=(
+                        f"{bad_native} elements of the gradient of {path or 'the leaf'} "
+                        "are NaN or infinite in the program's own precision; in float64 "
+                        "the same rules give a finite gradient."
+                    ),
+                    remedy="Use a wider dtype there, or scale the loss.",
+                )
+            )
+            return outcome
+        gradient = np.asarray(self._reading.grads[leaf]).ravel()
+        chosen = np.flatnonzero(~np.isfinite(gradient))[:_NONFINITE]
+        lanes = [self.meter.single(leaf, int(i)) for i in chosen]
+        outcome = self.judge.decide(leaf, self.meter.compare(comparison.method, lanes))
+        if outcome.verdict is Verdict.CORRECT:
+            outcome.verdict = Verdict.INCONCLUSIVE
+        outcome.reason = f"{bad} of {size} elements of the gradient are NaN or infinite"
+        stable = outcome.verdict is Verdict.WRONG
+        message = (
+            f"{bad} of {size} elements of the gradient of {path or 'the leaf'} are NaN "
+            "or infinite "
+            + (
+                "where the loss is finite and its derivative exists."
+                if stable
+                else "and differences settle nothing there."
+            )
+        )
+        outcome.findings = [Finding(kind="nan_gradient", leaf=path, message=message)]
+        return outcome
+
+
+def _part(comparison: Comparison, where: Any) -> Comparison:
+    """Some lanes of a comparison, by slice or mask."""
+    positions = np.arange(len(comparison))[where]
+    arrays = {
+        f.name: getattr(comparison, f.name)[positions]
+        for f in dataclasses.fields(comparison)
+        if f.name not in ("method", "lanes")
+    }
+    return Comparison(
+        method=comparison.method,
+        lanes=[comparison.lanes[int(k)] for k in positions],
+        **arrays,
+    )

@@ -1,0 +1,143 @@
+"""Everything that differs between the supported versions of JAX (0.10 to 0.12).
+
+Up to 0.11 a ``ClosedJaxpr`` pairs a ``Jaxpr`` with its constants; in 0.12 the two are
+one class. Everything else in this package speaks of a *program*: what
+``jax.make_jaxpr`` returns, opened by ``opened``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax._src import source_info_util
+from jax.extend import core as jex_core
+
+Program = Any  # ClosedJaxpr up to 0.11, Jaxpr from 0.12 on
+Equation = Any
+
+_JAXPR_TYPES: tuple[type, ...] = (jex_core.Jaxpr, jex_core.ClosedJaxpr)
+
+
+def is_program(value: Any) -> bool:
+    """Whether ``value`` is a jaxpr, open or closed."""
+    return isinstance(value, _JAXPR_TYPES)
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an operand is a constant written into the equation."""
+    return isinstance(atom, jex_core.Literal)
+
+
+def is_dropped(var: Any) -> bool:
+    """Whether an output variable is thrown away."""
+    return isinstance(var, jex_core.DropVar)
+
+
+def opened(program: Program) -> tuple[Any, Sequence[Any]]:
+    """The bare jaxpr of a program, and its constants."""
+    if hasattr(program, "consts"):
+        return program.jaxpr, program.consts
+    return program, ()
+
+
+def input_avals(program: Program) -> list[Any]:
+    """Abstract values of a program's inputs, constants excluded."""
+    jaxpr, _ = opened(program)
+    return [v.aval for v in jaxpr.invars]
+
+
+def like(template: Program, program: Program) -> Program:
+    """``program``, open or closed as ``template`` is, to replace it as a parameter."""
+    if hasattr(template, "consts"):
+        return program
+    jaxpr, consts = opened(program)
+    if consts:
+        raise NotImplementedError("an open jaxpr cannot carry constants")
+    return jaxpr
+
+
+def make_program(fun: Callable[..., Any], inputs: Sequence[Any]) -> Program:
+    """Trace ``fun`` on abstract or concrete ``inputs``."""
+    return jax.make_jaxpr(fun)(*inputs)
+
+
+def struct(aval: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
+    """An abstract input like ``aval``, strongly typed, perhaps of another dtype.
+
+    Shardings of explicit meshes are kept; what a value varies over inside shard_map is
+    not an attribute of a struct in every version, so shard_map bodies are traced on
+    real tracers instead.
+    """
+    sharding = getattr(aval, "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    if mesh is None or mesh.empty or not mesh.are_all_axes_explicit:
+        sharding = None
+    dtype = aval.dtype if dtype is None else dtype
+    return jax.ShapeDtypeStruct(aval.shape, dtype, sharding=sharding)
+
+
+def bind(eqn: Equation, values: Sequence[Any], params: Any = None) -> list[Any]:
+    """Apply an equation's primitive to ``values``; always a list of outputs."""
+    params = eqn.params if params is None else params
+    bound = eqn.primitive.get_bind_params(params)
+    if isinstance(bound, tuple):  # (functions, params) in some versions
+        functions, bound = bound
+        out = eqn.primitive.bind(*functions, *values, **bound)
+    else:
+        out = eqn.primitive.bind(*values, **bound)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+@contextlib.contextmanager
+def context(eqn: Equation) -> Iterator[None]:
+    """Bind in the name of ``eqn``: its source line, scope and configuration."""
+    stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    user = source_info_util.user_context(eqn.source_info.traceback, name_stack=stack)
+    with user, eqn.ctx.manager:
+        yield
+
+
+def user_frame(eqn: Equation) -> tuple[str, int] | None:
+    """File and line of the innermost frame that is not JAX's own."""
+    frame = source_info_util.user_frame(eqn.source_info.traceback)
+    if frame is None:
+        return None
+    return frame.file_name, frame.start_line
+
+
+def scope(eqn: Equation) -> str:
+    """The name stack of an equation, e.g. ``MLP/dense0``."""
+    return str(eqn.source_info.name_stack)
+
+
+def scan_sizes(eqn: Equation) -> tuple[int, int]:
+    """Number of constants and of carried values of a scan equation."""
+    params = eqn.params
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+@contextlib.contextmanager
+def x64(enabled: bool) -> Iterator[None]:
+    """Switch 64-bit types on or off for this thread, and back as it was."""
+    with jax.enable_x64(enabled):
+        yield
+
+
+def x64_enabled() -> bool:
+    """Whether 64-bit types are on at this moment."""
+    return bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def with_equations(program: Program, eqns: Sequence[Equation]) -> Program:
+    """``program`` with fewer equations; the ones left out must not be needed."""
+    jaxpr, consts = opened(program)
+    shorter = jaxpr.replace(eqns=list(eqns))
+    if shorter.__class__ is program.__class__:
+        return shorter
+    return program.__class__(shorter, consts)

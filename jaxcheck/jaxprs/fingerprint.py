@@ -1,0 +1,103 @@
+"""A hashable value that two programs share exactly if they are the same program.
+
+Used to tell a loss function that traces differently each time, and to find a program
+that was compiled before. Constants are not part of it. What cannot be compared by value
+(a callback's function, say) is compared by identity, so that two programs are never
+taken for the same by mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from jaxcheck.jaxprs import compat
+from jaxcheck.jaxprs.compat import Equation, Program
+
+# The functions behind custom rules are new objects at each trace of the same program.
+_RULE_FUNCTIONS = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees")
+
+
+def fingerprint(program: Program) -> Hashable:
+    """Structure, shapes, dtypes, literals and parameters of ``program``."""
+    jaxpr, consts = compat.opened(program)
+    number: dict[Any, int] = {}
+
+    def atom(a: Any) -> Hashable:
+        if compat.is_literal(a):
+            return ("literal", _value(np.asarray(a.val)), str(a.aval))
+        return number[a]
+
+    def define(v: Any) -> Hashable:
+        number[v] = len(number)
+        return str(v.aval)
+
+    inputs = tuple(define(v) for v in [*jaxpr.constvars, *jaxpr.invars])
+    body = tuple(
+        (
+            eqn.primitive.name,
+            tuple(atom(a) for a in eqn.invars),
+            _params(eqn),
+            tuple(define(v) for v in eqn.outvars),
+        )
+        for eqn in jaxpr.eqns
+    )
+    return len(consts), inputs, body, tuple(atom(a) for a in jaxpr.outvars)
+
+
+def _params(eqn: Equation) -> Hashable:
+    custom = eqn.primitive.name.startswith("custom_")
+    return tuple(
+        (key, _value(value))
+        for key, value in sorted(eqn.params.items())
+        if not (custom and key in _RULE_FUNCTIONS)
+    )
+
+
+def _value(value: Any) -> Hashable:
+    if compat.is_program(value):
+        return fingerprint(value)
+    if isinstance(value, np.ndarray):
+        return (value.shape, str(value.dtype), value.tobytes())
+    if isinstance(value, tuple | list):
+        return tuple(_value(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    try:
+        hash(value)
+    except TypeError:
+        return _Identity(value)
+    return value
+
+
+class _Identity:
+    """Equal to nothing but itself; keeps the object alive so that its id stays taken."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def same_constants(first: Program, second: Program) -> bool:
+    """Whether two traces captured the same constants (NaN equal to NaN here)."""
+    return all(
+        _same(a, b)
+        for a, b in zip(compat.opened(first)[1], compat.opened(second)[1], strict=True)
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if not hasattr(a, "dtype") or not np.issubdtype(np.result_type(a), np.number):
+        return True
+    return bool(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=_has_nan(a)))
+
+
+def _has_nan(a: Any) -> bool:
+    return np.asarray(a).dtype.kind in "fc"

@@ -1,0 +1,141 @@
+"""Trace a loss function once, in its own dtypes, and refuse what is no loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcheck.errors import InvalidInputError
+from jaxcheck.jaxprs import compat, interpret
+from jaxcheck.jaxprs.compat import Program
+from jaxcheck.jaxprs.fingerprint import fingerprint, same_constants
+from jaxcheck.trees import Partition, partition
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TracedLoss:
+    """A scalar loss as a program of its parameters and arrays.
+
+    Attributes:
+        program: ``(moved..., passed...) -> (loss,)`` in the loss's own dtypes.
+        params: the parameters, taken apart.
+        inputs: values for all inputs of ``program``, moved first.
+        x64: whether 64-bit types were on.
+        deterministic: whether tracing twice gave the same program and constants.
+    """
+
+    program: Program
+    params: Partition
+    inputs: tuple[Any, ...]
+    x64: bool
+    deterministic: bool
+
+    @property
+    def n_moved(self) -> int:
+        """Number of inputs that are differentiable parameters."""
+        return len(self.params.moved)
+
+    @property
+    def n_passed(self) -> int:
+        """Number of inputs that are other leaves of the parameters."""
+        return len(self.params.passed)
+
+
+def trace_loss(
+    loss_fn: Callable[..., Any], params: Partition, args: Sequence[Any], *, has_aux: bool
+) -> TracedLoss:
+    """Trace ``loss_fn(params, *args)``, twice, to see that it is a function.
+
+    Args:
+        loss_fn: returns a real scalar, or ``(loss, aux)`` with ``has_aux``.
+        params: the parameters, partitioned.
+        args: further arguments; jax arrays in them are passed in, the rest is fixed.
+        has_aux: whether ``loss_fn`` returns a pair.
+
+    Raises:
+        InvalidInputError: ``loss_fn`` does not return a real floating scalar.
+    """
+    arguments = partition(tuple(args), differentiate=False)
+    inputs = (*params.moved, *params.passed, *arguments.passed)
+    n_moved, n_passed = len(params.moved), len(params.passed)
+
+    def flat(*values: Any) -> Any:
+        moved, rest = values[:n_moved], values[n_moved:]
+        tree = params.rebuild(moved, rest[:n_passed])
+        out = loss_fn(tree, *arguments.rebuild((), rest[n_passed:]))
+        return loss_of(out, has_aux=has_aux)
+
+    first = _without_dead_code(jax.make_jaxpr(flat)(*inputs))
+    second = _without_dead_code(jax.make_jaxpr(flat)(*inputs))
+    same = fingerprint(first) == fingerprint(second) and same_constants(first, second)
+    return TracedLoss(
+        program=first,
+        params=params,
+        inputs=inputs,
+        x64=compat.x64_enabled(),
+        deterministic=same,
+    )
+
+
+def loss_of(out: Any, *, has_aux: bool) -> Any:
+    """The scalar in what a loss function returned, or a clear refusal."""
+    got = _spell(out)
+    if has_aux:
+        if not (isinstance(out, tuple | list) and len(out) == 2):  # pyright: ignore[reportUnknownArgumentType]
+            raise InvalidInputError(
+                f"`check(loss_fn=..., has_aux=True)` must return (loss, aux); it returned "
+                f"{got}. Return a pair, or leave has_aux out."
+            )
+        out = out[0]  # pyright: ignore[reportUnknownVariableType]
+        got = _spell(out)
+    elif isinstance(out, tuple | list):
+        raise InvalidInputError(
+            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. If that "
+            "is (loss, aux), pass has_aux=True; else return the loss alone."
+        )
+    if not (hasattr(out, "dtype") or isinstance(out, bool | int | float | complex)):
+        raise InvalidInputError(
+            f"`check(loss_fn=...)` must return a real scalar; it returned {got}."
+        )
+    loss: Any = jnp.asarray(out)
+    if loss.shape != ():
+        raise InvalidInputError(
+            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. Reduce "
+            "it, e.g. with jnp.mean, or return (loss, aux) with has_aux=True."
+        )
+    if jnp.issubdtype(loss.dtype, jnp.complexfloating):
+        raise InvalidInputError(
+            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. Take "
+            "jnp.real, or jnp.abs(z)**2, of a complex loss."
+        )
+    if not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise InvalidInputError(
+            f"`check(loss_fn=...)` must return a floating scalar; it returned {got}, "
+            "which has no gradient. Compute the loss in a floating dtype."
+        )
+    return loss
+
+
+def _spell(out: Any) -> str:
+    """What a function returned, as dtypes and shapes: ``(float32[], dict)``."""
+    if isinstance(out, tuple | list):
+        items = ", ".join(_spell(item) for item in out)  # pyright: ignore[reportUnknownVariableType]
+        return f"({items})"
+    if hasattr(out, "dtype") and hasattr(out, "shape"):
+        return f"{out.dtype}[{','.join(map(str, out.shape))}]"
+    if isinstance(out, bool | int | float | complex) or out is None:
+        return repr(out)
+    return type(out).__name__
+
+
+def _without_dead_code(program: Program) -> Program:
+    """``program`` without equations that only an auxiliary output needed."""
+    live = interpret.live_equations(program)
+    jaxpr, _ = compat.opened(program)
+    if len(live) == len(jaxpr.eqns):
+        return program
+    return compat.with_equations(program, live)

@@ -1,0 +1,141 @@
+"""What every report is made of: verdicts, findings, places, and how a report behaves.
+
+Reports are frozen host-side values (str, int, float, bool, tuple, Enum): they can be
+pickled, compared and written as JSON. This module deliberately knows nothing about how
+a verdict was reached.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+from typing import Any, ClassVar, Literal, NoReturn, get_args
+
+from jaxcheck.errors import CheckFailedError
+
+
+class Verdict(enum.Enum):
+    """The answer to one question. NaN is never ``CORRECT``."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    INCONCLUSIVE = "inconclusive"
+    NOT_CHECKED = "not checked"
+
+
+FindingKind = Literal[
+    "wrong_derivative",
+    "detached",
+    "dead",
+    "nan_gradient",
+    "nan_loss",
+    "kink",
+    "discontinuity",
+    "noise",
+    "nondeterministic",
+    "compiler",
+    "precision_loss",
+    "lowered_precision",
+    "unused",
+    "saturated",
+]
+
+FINDING_KINDS: tuple[str, ...] = get_args(FindingKind)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EquationSite:
+    """Where one equation of a program came from.
+
+    Attributes:
+        primitive: name of the JAX primitive.
+        rule: name of the custom rule it belongs to, if any.
+        file: source file of the user's line.
+        line: line number in ``file``, counted from 1.
+        scope: module scope (``jax.named_scope`` / flax module path).
+        equation: the equation as JAX prints it.
+        relative_error: relative error of its local derivative, if measured.
+        cures: whether the whole gradient becomes right without it, if tried.
+    """
+
+    primitive: str
+    rule: str | None = None
+    file: str | None = None
+    line: int | None = None
+    scope: str | None = None
+    equation: str | None = None
+    relative_error: float | None = None
+    cures: bool | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.file is None else f" at {self.file}:{self.line}"
+        scope = "" if not self.scope else f" in {self.scope}"
+        return f"{self.rule or self.primitive}{place}{scope}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that a reader should know, beside or behind the verdict.
+
+    Attributes:
+        kind: one of ``FINDING_KINDS``.
+        message: one or two sentences with the numbers.
+        leaf: path of the leaf it is about, or None for the whole program.
+        site: the equation it is about, if known.
+        remedy: what to do about it, if something fits.
+    """
+
+    kind: FindingKind
+    message: str
+    leaf: str | None = None
+    site: EquationSite | None = None
+    remedy: str | None = None
+
+
+class Report:
+    """Behavior that all reports share; subclasses are frozen dataclasses."""
+
+    __slots__ = ()
+    error_class: ClassVar[type[CheckFailedError]] = CheckFailedError
+    verdict: Verdict
+
+    @property
+    def passed(self) -> bool:
+        """True only if the verdict is ``CORRECT``."""
+        return self.verdict is Verdict.CORRECT
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "a report has no truth value, because its verdict has more than two; "
+            "use report.passed, or report.raise_if_failed()"
+        )
+
+    def raise_if_failed(self) -> None:
+        """Raise ``error_class`` with this report unless the verdict is ``CORRECT``."""
+        if not self.passed:
+            raise self.error_class(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """This report as plain JSON-able data; NaN and infinities become strings."""
+        return {"passed": self.passed, **plain(self)}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """``to_dict`` as a JSON text that strict parsers accept."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Turn nested report values into dicts, lists, strings, numbers and None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    return value

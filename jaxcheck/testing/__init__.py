@@ -1,0 +1,5 @@
+"""What a test suite needs: asserts that raise with the report."""
+
+from jaxcheck.testing.asserts import assert_gradients_correct
+
+__all__ = ["assert_gradients_correct"]

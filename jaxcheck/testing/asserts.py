@@ -1,0 +1,94 @@
+"""Asserts for test suites: each asks one question of ``jaxcheck.checks`` and raises.
+
+An assert takes the arguments of its check and deliberately adds nothing of its own:
+what counts as wrong is decided there. Under pytest a failure shows the line of the test
+and then the report, without jaxcheck's own frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+
+from jaxcheck.checks import check
+from jaxcheck.errors import GradientError
+from jaxcheck.reports.progress import ProgressOption
+
+
+def assert_gradients_correct(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    has_aux: bool = False,
+    mode: Literal["auto", "exhaustive", "sampled", "directional"] = "auto",
+    samples: int | None = None,
+    directions: int | None = None,
+    precision: Literal["float64", "native"] = "float64",
+    stop_gradient: Literal["frozen", "transparent"] = "frozen",
+    rtol: float = 1e-6,
+    atol: float = 0.0,
+    budget: int | None = None,
+    key: jax.Array | None = None,
+    locate: bool = True,
+    progress: ProgressOption = None,
+) -> None:
+    """Assert that the gradient of ``loss_fn`` with respect to ``params`` is right.
+
+    Passes only if :func:`jaxcheck.check` answers ``CORRECT``: a gradient that could not
+    be confirmed fails as well. It establishes nothing about the gradient at other
+    parameters or on other data.
+
+    Args:
+        loss_fn: ``loss_fn(params, *args)`` returns a real scalar, or a pair of it and
+            anything else with ``has_aux=True``. It may be jitted.
+        params: any pytree with at least one floating or complex leaf. Concrete values,
+            not tracers.
+        *args: what else ``loss_fn`` takes.
+        has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
+        mode: which scalars are compared; see :func:`jaxcheck.check`.
+        samples: coordinates per leaf in ``"sampled"`` mode.
+        directions: probes per leaf in ``"directional"`` mode.
+        precision: ``"float64"`` evaluates the program in float64; ``"native"``
+            differences it in its own dtypes.
+        stop_gradient: ``"frozen"`` takes it as part of the program; ``"transparent"``
+            looks through it.
+        rtol: relative tolerance beyond the error bar.
+        atol: absolute tolerance beyond the error bar.
+        budget: the number of loss evaluations that may be spent.
+        key: random key of the probes.
+        locate: whether a wrong gradient is traced to its equation.
+        progress: None shows a bar on a terminal if it takes long; True and False force
+            it; a function is called with ``(done, total)``.
+
+    Raises:
+        GradientError: if the gradient is wrong or could not be confirmed. The text is
+            the report; ``error.report`` is the report as a value.
+        InvalidInputError: if an argument cannot be used.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> assert_gradients_correct(lambda w, x: jnp.sum(jnp.tanh(w * x)), 0.5, 2.0)
+    """
+    __tracebackhide__ = True
+    report = check(
+        loss_fn,
+        params,
+        *args,
+        has_aux=has_aux,
+        mode=mode,
+        samples=samples,
+        directions=directions,
+        precision=precision,
+        stop_gradient=stop_gradient,
+        rtol=rtol,
+        atol=atol,
+        budget=budget,
+        key=key,
+        locate=locate,
+        progress=progress,
+    )
+    if not report.passed:
+        # `report.raise_if_failed()` would leave its own frame in pytest's output.
+        raise GradientError(report)

@@ -1,0 +1,205 @@
+"""Leaves of a parameter pytree: their paths, and which of them can be differentiated.
+
+Coordinates are numbered as ``jax.flatten_util.ravel_pytree`` numbers them, over the
+differentiable leaves only. This module deliberately knows nothing of programs or
+gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcheck.errors import InvalidInputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One leaf of a pytree, described without its value.
+
+    Attributes:
+        path: where it is, as ``jax.tree_util.keystr`` writes it.
+        shape: its shape; ``()`` for what is no array.
+        dtype: name of its dtype as a JAX program sees it, or of its Python type.
+        size: number of scalars.
+        differentiable: whether a gradient with respect to it exists.
+        reason: why it is not differentiable, or None.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: int
+    differentiable: bool
+    reason: str | None = None
+
+    @property
+    def complex(self) -> bool:
+        """Whether one scalar of this leaf has two real coordinates."""
+        return self.dtype.startswith("complex")
+
+    @property
+    def parts(self) -> int:
+        """Number of real coordinates of one scalar."""
+        return 2 if self.complex else 1
+
+    @property
+    def token(self) -> int:
+        """A number that depends on the path alone, to key the leaf's randomness."""
+        return zlib.crc32(self.path.encode())
+
+
+def is_traceable(value: Any) -> bool:
+    """Whether ``value`` is an array that JAX can pass into a traced function."""
+    return isinstance(value, jax.Array)
+
+
+def is_inexact(dtype: Any) -> bool:
+    """Whether ``dtype`` is a real or complex floating dtype (of any width)."""
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def flatten_with_none(tree: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    """``tree_flatten_with_path`` that keeps None as a leaf, so that it is reported."""
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+
+
+def describe(path: Any, value: Any) -> Leaf:
+    """Describe one leaf; a value that cannot be differentiated says why."""
+    name = jax.tree_util.keystr(path)
+    if value is None:
+        return _other(name, "None", "None holds nothing to differentiate")
+    if isinstance(value, bool | int):
+        kind = type(value).__name__
+        return _other(name, kind, f"a Python {kind} is not differentiable", size=1)
+    if isinstance(value, float | complex | np.ndarray | np.generic | jax.Array):
+        return _describe_array(name, value)
+    kind = type(value).__name__
+    return _other(name, kind, f"{kind} is carried along as a constant")
+
+
+def _describe_array(name: str, value: Any) -> Leaf:
+    shape, size = tuple(np.shape(value)), int(np.size(value))
+    if isinstance(value, jax.Array):
+        dtype = value.dtype
+    else:
+        declared = np.result_type(value)
+        if declared.kind not in "biufc" and not is_inexact(declared):
+            return _other(name, str(declared), f"{declared} is carried along")
+        dtype = jax.dtypes.canonicalize_dtype(declared)
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        reason = "a random key is not differentiable"
+    elif not is_inexact(dtype):
+        reason = f"{dtype} is not differentiable"
+    elif size == 0:
+        reason = "it has no elements"
+    else:
+        reason = None
+    return Leaf(
+        path=name,
+        shape=shape,
+        dtype=str(dtype),
+        size=size,
+        differentiable=reason is None,
+        reason=reason,
+    )
+
+
+def _other(name: str, kind: str, reason: str, size: int = 0) -> Leaf:
+    return Leaf(
+        path=name,
+        shape=(),
+        dtype=kind,
+        size=size,
+        differentiable=False,
+        reason=reason,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A pytree taken apart into what is differentiated, passed in, and held fixed.
+
+    Attributes:
+        leaves: a description of every leaf, in flattening order.
+        treedef: structure of the tree (None counted as a leaf).
+        roles: for each leaf ``"moved"``, ``"passed"`` or ``"static"``.
+        moved: values of the differentiable leaves, as arrays.
+        passed: values of the other ``jax.Array`` leaves.
+        static: everything else, as it came.
+    """
+
+    leaves: tuple[Leaf, ...]
+    treedef: Any
+    roles: tuple[str, ...]
+    moved: tuple[Any, ...]
+    passed: tuple[Any, ...]
+    static: tuple[Any, ...]
+
+    @property
+    def differentiable(self) -> tuple[Leaf, ...]:
+        """The leaves that can be differentiated, in order."""
+        return tuple(leaf for leaf in self.leaves if leaf.differentiable)
+
+    def rebuild(self, moved: Sequence[Any], passed: Sequence[Any]) -> Any:
+        """Put the tree together again with other (perhaps traced) values."""
+        pools = {
+            "moved": iter(moved),
+            "passed": iter(passed),
+            "static": iter(self.static),
+        }
+        values = [next(pools[role]) for role in self.roles]
+        return jax.tree_util.tree_unflatten(self.treedef, values)
+
+
+def partition(tree: Any, *, differentiate: bool) -> Partition:
+    """Take ``tree`` apart; with ``differentiate=False`` no leaf is ``"moved"``.
+
+    NumPy arrays and Python scalars that are not differentiated stay as they came, so
+    that a loss function may use them where JAX wants concrete values.
+    """
+    pairs, treedef = flatten_with_none(tree)
+    leaves = tuple(describe(path, value) for path, value in pairs)
+    roles: list[str] = []
+    pools: dict[str, list[Any]] = {"moved": [], "passed": [], "static": []}
+    for leaf, (_, value) in zip(leaves, pairs, strict=True):
+        if differentiate and leaf.differentiable:
+            role = "moved"
+        else:
+            role = "passed" if is_traceable(value) else "static"
+        roles.append(role)
+        pools[role].append(value)
+    return Partition(
+        leaves=leaves,
+        treedef=treedef,
+        roles=tuple(roles),
+        moved=tuple(pools["moved"]),
+        passed=tuple(pools["passed"]),
+        static=tuple(pools["static"]),
+    )
+
+
+def require_differentiable(parts: Partition, name: str) -> None:
+    """Raise unless ``parts`` has a leaf to differentiate.
+
+    Raises:
+        InvalidInputError: the tree is empty or has no floating leaf.
+    """
+    if not parts.leaves:
+        raise InvalidInputError(
+            f"`{name}` must hold at least one floating or complex array; it is an "
+            "empty pytree. Pass the parameters to differentiate with respect to."
+        )
+    if not parts.differentiable:
+        listing = ", ".join(f"{x.path or 'the leaf'}: {x.dtype}" for x in parts.leaves)
+        raise InvalidInputError(
+            f"`{name}` must hold at least one non-empty floating or complex leaf; got "
+            f"{listing}. Integer, bool and key leaves have no gradient; convert what "
+            "should have one, e.g. with jnp.asarray(x, jnp.float32)."
+        )
