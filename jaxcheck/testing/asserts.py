@@ -8,13 +8,13 @@ and then the report, without jaxcheck's own frames.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
-from jaxcheck.checks import check
+from jaxcheck.checks import Precision, StopGradient, check
 from jaxcheck.errors import GradientError
-from jaxcheck.reports.progress import ProgressOption
+from jaxcheck.gradients.plan import Mode
 
 
 def assert_gradients_correct(
@@ -22,17 +22,17 @@ def assert_gradients_correct(
     params: Any,
     *args: Any,
     has_aux: bool = False,
-    mode: Literal["auto", "exhaustive", "sampled", "directional"] = "auto",
+    mode: Mode = "auto",
     samples: int | None = None,
     directions: int | None = None,
-    precision: Literal["float64", "native"] = "float64",
-    stop_gradient: Literal["frozen", "transparent"] = "frozen",
+    precision: Precision = "float64",
+    stop_gradient: StopGradient = "frozen",
     rtol: float = 1e-6,
     atol: float = 0.0,
     budget: int | None = None,
     key: jax.Array | None = None,
     locate: bool = True,
-    progress: ProgressOption = None,
+    progress: bool | Callable[[int, int], None] | None = None,
 ) -> None:
     """Assert that the gradient of ``loss_fn`` with respect to ``params`` is right.
 
