@@ -76,7 +76,7 @@ class LeafReport:
     reason: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
 class GradientReport(Report):
     """The answer to "is my gradient right?".
 

@@ -72,7 +72,7 @@ def as_line(report: GradientReport) -> str:
     wrong = [leaf for leaf in report.leaves if leaf.verdict is Verdict.WRONG]
     if wrong:
         worst = max(wrong, key=badness)
-        text += f", {name_of(worst)}: {error_of(worst)}"
+        text += f", {name_of(worst.path)}: {error_of(worst)}"
     elif report.relative_difference is not None:
         text += f", relative difference {significant(report.relative_difference, 2)}"
     return f"<{type(report).__name__}: {text}>"
@@ -103,6 +103,8 @@ def headline(report: GradientReport) -> str:
     leaves = checked_leaves(report)
     wrong = sum(leaf.verdict is Verdict.WRONG for leaf in leaves)
     undecided = sum(leaf.verdict is Verdict.INCONCLUSIVE for leaf in leaves)
+    if not leaves:
+        return f"{report.verdict.value}: no leaf was checked"
     if report.verdict is Verdict.CORRECT:
         return (
             f"{share(len(leaves), len(leaves))} {have(len(leaves))} a correct gradient"
@@ -112,8 +114,6 @@ def headline(report: GradientReport) -> str:
             return "the gradient is wrong, see below"
         rest = f", {count(undecided)} inconclusive" if undecided else ""
         return f"{share(wrong, len(leaves))} {have(wrong)} a wrong gradient{rest}"
-    if not leaves:
-        return "inconclusive: no leaf was checked"
     if undecided:
         return f"inconclusive: {share(undecided, len(leaves))} could not be decided"
     if report.findings:
@@ -204,16 +204,16 @@ def leaf_row(leaf: LeafReport, precision: bool) -> Row:
     checked = f"{count(leaf.checked)}/{count(leaf.size)}"
     if leaf.method == "directional":
         checked = "directional"
-    cells = [name_of(leaf), str(leaf.shape), checked, error_of(leaf)]
+    cells = [name_of(leaf.path), str(leaf.shape), checked, error_of(leaf)]
     if precision:
         cells += ["" if leaf.precision is None else significant(leaf.precision, 2)]
     spans = [Span(cell) for cell in cells]
     return Row((*spans, Span(verdict, TONES[leaf.verdict])), tuple(leaf_notes(leaf)))
 
 
-def name_of(leaf: LeafReport) -> str:
-    """The path, which is empty if the parameters are a single array."""
-    return leaf.path or "params"
+def name_of(path: str) -> str:
+    """The path of a leaf, which is empty if the parameters are a single array."""
+    return path or "params"
 
 
 def error_of(leaf: LeafReport) -> str:
@@ -284,7 +284,7 @@ def finding_paragraphs(findings: tuple[Finding, ...]) -> Iterator[Paragraph]:
 def finding_paragraph(finding: Finding) -> Paragraph:
     """What was found, in which leaf, where, and what to do about it."""
     tone: Tone = "bad" if finding.kind in ERROR_KINDS else "unsure"
-    places = [] if finding.leaf is None else [f"in {finding.leaf}"]
+    places = [] if finding.leaf is None else [f"in {name_of(finding.leaf)}"]
     if finding.site is not None:
         places.append(str(finding.site))
     details = [Span(finding.message)]
@@ -352,7 +352,7 @@ def not_checked(report: GradientReport) -> str:
     groups: dict[tuple[str, str | None], list[str]] = {}
     for leaf in report.leaves:
         if leaf.verdict is Verdict.NOT_CHECKED:
-            groups.setdefault((leaf.dtype, leaf.reason), []).append(name_of(leaf))
+            groups.setdefault((leaf.dtype, leaf.reason), []).append(name_of(leaf.path))
     return "; ".join(
         f"{', '.join(paths)} {dtype}" + (f" ({reason})" if reason else "")
         for (dtype, reason), paths in groups.items()

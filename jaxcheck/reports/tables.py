@@ -247,11 +247,15 @@ def print_blocks(blocks: Iterable[Block], file: IO[str] | None = None) -> None:
     from rich.console import Console
     from rich.theme import Theme
 
-    styles: dict[str, str] = {**STYLES}
-    console = Console(file=file or sys.stdout, theme=Theme(styles))
-    width = (
-        max(LEAST_WIDTH, min(console.width, WIDTH)) if console.is_terminal else WIDTH
+    console = Console(
+        file=file or sys.stdout,
+        theme=Theme({**STYLES}),
+        # A notebook shows what is printed, unless it is printed to a file.
+        force_jupyter=None if file is None else False,
     )
+    width = WIDTH
+    if console.is_terminal:
+        width = max(LEAST_WIDTH, min(console.width, WIDTH))
     print_lines(laid_out(blocks, width), console)
 
 

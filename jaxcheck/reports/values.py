@@ -112,6 +112,15 @@ class Report:
             "use report.passed, or report.raise_if_failed()"
         )
 
+    def __eq__(self, other: object) -> bool:
+        # by content, NaN equal to NaN: a report of a NaN equals its own copy
+        if type(self) is not type(other):
+            return NotImplemented
+        return plain(self) == plain(other)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(plain(self), sort_keys=True))
+
     def raise_if_failed(self) -> None:
         """Raise ``error_class`` with this report unless the verdict is ``CORRECT``."""
         if not self.passed:
