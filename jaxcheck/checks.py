@@ -7,7 +7,7 @@ import functools
 import math
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -110,7 +110,7 @@ def check(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> report = check(lambda w, x: jnp.sum(jnp.tanh(x @ w)), jnp.ones(3), jnp.eye(3))
+        >>> report = check(lambda w: jnp.sum(jnp.tanh(w)), jnp.ones(3))
         >>> report.verdict
         <Verdict.CORRECT: 'correct'>
         >>> report.leaves[0].checked
@@ -127,7 +127,9 @@ def check(
         raise InvalidInputError(
             f"`check(loss_fn=...)` must be a function; got {type(loss_fn).__name__}."
         )
-    del locate  # a culprit is named by jaxcheck.locate, which is not part of this version
+    del (
+        locate
+    )  # a culprit is named by jaxcheck.locate, which is not part of this version
     probe_key = _require_key(key)
     parts = partition(params, differentiate=True)
     require_differentiable(parts, "params")
@@ -141,11 +143,22 @@ def check(
         seed=seed,
     )
     traced = trace_loss(loss_fn, parts, args, has_aux=has_aux)
+    options = {
+        "has_aux": has_aux,
+        "mode": mode,
+        "samples": samples,
+        "directions": directions,
+        "precision": precision,
+        "stop_gradient": stop_gradient,
+        "rtol": rtol,
+        "atol": atol,
+        "budget": budget,
+    }
     writer = _Writer(
         traced=traced,
         mode=mode,
         precision=precision,
-        call=_spell_call(loss_fn, args),
+        call=_spell_call(loss_fn, args, options),
         seed=tuple(seed),
         started=started,
     )
@@ -202,7 +215,9 @@ class _Writer:
     ) -> GradientReport:
         """The report of a loss whose derivatives cannot be judged at all."""
         leaves = {
-            leaf.path: _leaf_report(leaf, Verdict.INCONCLUSIVE, "none", 0, reason=reason)
+            leaf.path: _leaf_report(
+                leaf, Verdict.INCONCLUSIVE, "none", 0, reason=reason
+            )
             for leaf in self.traced.params.differentiable
         }
         return self._report(leaves, [finding], programs, native, None)
@@ -222,7 +237,10 @@ class _Writer:
         for k, (leaf, result) in enumerate(zip(programs.leaves, results, strict=True)):
             findings += result.outcome.findings
             findings += leaf_findings(programs, native, reading, k, result.outcome)
-            leaves[leaf.path] = _judged_leaf(verification, reading, k, leaf, result)
+            report = _judged_leaf(verification, reading, k, leaf, result)
+            leaves[leaf.path] = report
+            if report.verdict is Verdict.WRONG and not result.outcome.findings:
+                findings.append(_wrong_derivative(report))
         findings += [*detached, *program_findings(programs, native, reading)]
         difference = _relative_difference([r.outcome.comparison for r in results])
         return self._report(leaves, findings, programs, native, difference)
@@ -279,7 +297,9 @@ def _judged_leaf(
         leaf,
         outcome.verdict,
         comparison.method,
-        leaf.size if whole else len({(x.lo - offset) // leaf.parts for x in comparison.lanes}),
+        leaf.size
+        if whole
+        else len({(x.lo - offset) // leaf.parts for x in comparison.lanes}),
         relative_error=error,
         error_bar=bar,
         bound=bound,
@@ -289,6 +309,15 @@ def _judged_leaf(
         precision=_precision(reading, k),
         reason=outcome.reason,
     )
+
+
+def _wrong_derivative(report: LeafReport) -> Finding:
+    name, worst = report.path or "the leaf", report.worst
+    message = f"the gradient of {name} is not the derivative of the loss"
+    if worst is not None:
+        ratio = worst.autodiff / worst.numerical if worst.numerical else math.inf
+        message += f"; where it is worst it is {ratio:.6g} times the derivative"
+    return Finding(kind="wrong_derivative", leaf=report.path, message=f"{message}.")
 
 
 def _failing(
@@ -350,7 +379,11 @@ def _grade(difference: float | None) -> str | None:
     """The classical bands."""
     if difference is None:
         return None
-    for limit, name in ((1e-7, "below 1e-7"), (1e-4, "below 1e-4"), (1e-2, "below 1e-2")):
+    for limit, name in (
+        (1e-7, "below 1e-7"),
+        (1e-4, "below 1e-4"),
+        (1e-2, "below 1e-2"),
+    ):
         if difference < limit:
             return name
     return "above 1e-2"
@@ -446,13 +479,15 @@ def _require_finite(native: NativeResult, leaves: Sequence[Leaf]) -> None:
             )
 
 
-def _spell_call(loss_fn: Callable[..., Any], args: Sequence[Any]) -> str:
-    """The call as a person would write it, for the report."""
+def _spell_call(
+    loss_fn: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]
+) -> str:
+    """The call as a person would write it, options at their defaults left out."""
     while isinstance(loss_fn, functools.partial):
         loss_fn = loss_fn.func
-    name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
-    if not name.isidentifier():
-        name = "loss_fn"
-    return f"jaxcheck.check({', '.join([name, 'params', *(['*args'] if args else [])])})"
-
-
+    name = getattr(loss_fn, "__name__", "")
+    words = [name if name.isidentifier() else "loss_fn", "params"]
+    words += ["*args"] if args else []
+    defaults = check.__kwdefaults__
+    words += [f"{k}={v!r}" for k, v in options.items() if v != defaults[k]]
+    return f"jaxcheck.check({', '.join(words)})"

@@ -85,7 +85,8 @@ class Comparison:
 
     def allowance(self, eps: float) -> FloatArray:
         """Rounding that autodiff's own sum may carry."""
-        return _ROUNDING * eps * self.size
+        size = np.where(np.isfinite(self.size), self.size, 0.0)
+        return _ROUNDING * eps * size
 
     def tolerance(self, eps: float, rtol: float, atol: float) -> FloatArray:
         """What a residual may amount to without being a disagreement."""

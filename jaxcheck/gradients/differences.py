@@ -47,18 +47,22 @@ class Estimate:
     curvature: FloatArray
 
 
-def first_estimate(values: FloatArray, at_point: float, noise: float) -> Estimate:
+def first_estimate(
+    values: FloatArray, at_point: float, noise: float, eps: float
+) -> Estimate:
     """Estimate from the loss at ``FIRST_STEPS``.
 
     Args:
         values: losses [n, 4].
         at_point: the loss at the point.
-        noise: absolute uncertainty of one loss value.
+        noise: absolute uncertainty of one loss value near the point.
+        eps: relative uncertainty of one loss value anywhere.
     """
     with np.errstate(all="ignore"):
         plus, minus, plus2, minus2 = values.T
         near, far = (plus - minus) / 2, (plus2 - minus2) / 4
-        bar = _TRUNCATION * np.abs(far - near) + _ROUNDOFF * noise
+        uncertain = np.maximum(noise, eps * np.max(np.abs(values), axis=1, initial=0))
+        bar = _TRUNCATION * np.abs(far - near) + _ROUNDOFF * uncertain
         curvature = np.abs(plus - 2 * at_point + minus)
     return Estimate(derivative=near, bar=bar, curvature=curvature)
 

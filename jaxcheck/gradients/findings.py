@@ -69,18 +69,14 @@ def leaf_findings(
     leaf = programs.leaves[k]
     name = leaf.path or "the leaf"
     found: list[Finding] = []
-    if outcome.verdict is Verdict.WRONG and not outcome.findings:
-        found.append(
-            Finding(
-                kind="wrong_derivative",
-                leaf=leaf.path,
-                message=f"autodiff's gradient of {name} is not the derivative of the loss.",
-            )
-        )
     if not interpret.used_inputs(programs.traced.program)[k]:
         message = f"the loss does not depend on {name}."
         found.append(Finding(kind="unused", leaf=leaf.path, message=message))
-    elif reading.norms[k] == 0 and outcome.verdict is Verdict.CORRECT:
+    elif (
+        reading.norms[k] == 0
+        and outcome.verdict is Verdict.CORRECT
+        and not outcome.findings
+    ):
         message = f"the gradient of {name} is exactly zero at this point, rightly."
         found.append(Finding(kind="dead", leaf=leaf.path, message=message))
     error, scale = reading.native_errors[k], reading.norms[k]
@@ -153,7 +149,9 @@ def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Fin
     through = meter.transparently().compare("directional", lanes)
     gap = np.abs(frozen.numerical - through.numerical)
     size = np.maximum(np.abs(frozen.numerical), np.abs(through.numerical))
-    cut = gap > frozen.bar + through.bar + _DETACHED_SHARE * np.maximum(size, frozen.size)
+    cut = gap > frozen.bar + through.bar + _DETACHED_SHARE * np.maximum(
+        size, frozen.size
+    )
     found: list[Finding] = []
     shares: dict[int, list[tuple[float, str]]] = {}
     for leaf in np.flatnonzero(cut):
@@ -171,7 +169,9 @@ def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Fin
 
 
 def _detached(site: Any, cuts: list[tuple[float, str]]) -> Finding:
-    listing = ", ".join(f"{share:.0%} of {path or 'the leaf'}" for share, path in cuts[:5])
+    listing = ", ".join(
+        f"{share:.0%} of {path or 'the leaf'}" for share, path in cuts[:5]
+    )
     more = f" and {len(cuts) - 5} more" if len(cuts) > 5 else ""
     return Finding(
         kind="detached",

@@ -24,6 +24,10 @@ _ROUND = 8
 _MOST = 256
 # Autodiff's own noise is measured from two jittered gradients; allow for this multiple.
 _NOISE_FACTOR = 8.0
+# A gradient that moves by more than this share crosses a switch: that is not rounding.
+_NOISE_SHARE = 1e-2
+# A coordinate this many powers of two away from its leaf's scale has its own ladder.
+_FAR = 4
 # Parameters are jittered by this many units of roundoff.
 _JITTER = 4.0
 
@@ -96,9 +100,7 @@ class Judge:
         if outcome.verdict is Verdict.CORRECT and not self._resolved(outcome):
             share = comparison.resolution()
             outcome.verdict = Verdict.INCONCLUSIVE
-            outcome.reason = (
-                f"noise: the loss resolves this gradient only to {share:.0e} of its size"
-            )
+            outcome.reason = f"noise: the loss resolves this gradient only to {share:.0e} of its size"
             outcome.findings.append(
                 Finding(
                     kind="noise",
@@ -135,7 +137,9 @@ class Judge:
                 return
             chosen = [int(k) for k in bad[:_ROUND]]
             examined += len(chosen)
-            rulings = self._rule([comparison.lanes[k] for k in chosen], comparison, chosen)
+            rulings = self._rule(
+                [comparison.lanes[k] for k in chosen], comparison, chosen
+            )
             wrong = [
                 comparison.lanes[k]
                 for k, ruling in zip(chosen, rulings, strict=True)
@@ -181,7 +185,9 @@ class Judge:
             self._first_opinion(rungs, predicted, float(size))
             for (rungs, predicted), size in zip(climbed, sizes, strict=True)
         ]
-        doubtful = [k for k, r in enumerate(rulings) if r.verdict is not Verdict.CORRECT]
+        doubtful = [
+            k for k, r in enumerate(rulings) if r.verdict is not Verdict.CORRECT
+        ]
         if doubtful:
             self._second_opinion(lanes, climbed, rulings, doubtful)
         return rulings
@@ -196,7 +202,11 @@ class Judge:
 
         def ruling(verdict: Verdict, kind: Any = None, message: str = "") -> _Ruling:
             return _Ruling(
-                verdict=verdict, derivative=derivative, bar=bar, kind=kind, message=message
+                verdict=verdict,
+                derivative=derivative,
+                bar=bar,
+                kind=kind,
+                message=message,
             )
 
         if rungs.shape is Shape.EDGE:
@@ -213,15 +223,19 @@ class Judge:
                 "there is no derivative to compare",
             )
         difference = abs(derivative - predicted)
-        agrees = difference <= self._allowed(derivative, bar, size)
+        agrees = np.isfinite(predicted) and difference <= self._allowed(
+            derivative, bar, size
+        )
         if rungs.shape is Shape.KINK:
             low, high = sorted((rungs.left, rungs.right))
             if agrees or low - bar <= predicted <= high + bar:
+                # the derivative is the interval; its point next to autodiff counts
+                derivative = float(np.clip(predicted, low, high))
                 return ruling(
                     Verdict.CORRECT,
                     "kink",
-                    f"the point is on a kink: one-sided slopes {low:.3e} and {high:.3e} "
-                    f"(per step); autodiff's {predicted:.3e} lies between them",
+                    "the point is on a kink of the loss; autodiff's value lies between "
+                    "the one-sided slopes and is accepted as a subgradient",
                 )
         if agrees:
             return ruling(Verdict.CORRECT)
@@ -257,13 +271,15 @@ class Judge:
         rulings: list[_Ruling],
         doubtful: list[int],
     ) -> None:
-        """Before WRONG is said: autodiff's own noise, and the transparent reading."""
-        chosen = [lanes[k] for k in doubtful]
-        noise = self._autodiff_noise(chosen)
-        for k, own in zip(doubtful, noise, strict=True):
+        """Before WRONG is said: another step, autodiff's noise, the other reading."""
+        self._try_own_steps(lanes, climbed, rulings, doubtful)
+        wrong = [k for k in doubtful if rulings[k].verdict is Verdict.WRONG]
+        noise = self._autodiff_noise([lanes[k] for k in wrong]) if wrong else []
+        for k, own in zip(wrong, noise, strict=True):
             rungs, predicted = climbed[k]
             difference = abs(rungs.derivative - predicted)
-            if own > 0 and difference <= rungs.bar + _NOISE_FACTOR * own:
+            small = own <= _NOISE_SHARE * max(abs(rungs.derivative), abs(predicted))
+            if small and 0 < difference <= rungs.bar + _NOISE_FACTOR * own:
                 rulings[k] = _Ruling(
                     verdict=Verdict.CORRECT,
                     derivative=rungs.derivative,
@@ -287,6 +303,35 @@ class Judge:
             again = self._first_opinion(rungs, predicted, 0.0)
             if again.verdict is Verdict.CORRECT and again.kind is None:
                 rulings[k] = again
+
+    def _try_own_steps(
+        self,
+        lanes: list[Lane],
+        climbed: list[tuple[Rungs, float]],
+        rulings: list[_Ruling],
+        doubtful: list[int],
+    ) -> None:
+        """Single coordinates far from their leaf's scale get a ladder of their own."""
+        for k in doubtful:
+            lane = lanes[k]
+            if lane.probe is not None or lane.relative:
+                continue
+            own = self.meter.own_step(lane)
+            if 2.0**-_FAR < own < 2.0**_FAR:
+                continue
+            rungs, predicted = self.meter.climb(
+                [dataclasses.replace(lane, relative=True)]
+            )[0]
+            # back to the leaf's steps
+            rungs = dataclasses.replace(
+                rungs,
+                derivative=rungs.derivative / own,
+                bar=rungs.bar / own,
+                left=rungs.left / own,
+                right=rungs.right / own,
+            )
+            climbed[k] = rungs, predicted / own
+            rulings[k] = self._first_opinion(*climbed[k], 0.0)
 
     def _autodiff_noise(self, lanes: list[Lane]) -> list[float]:
         """How much the predicted changes move with a few units of roundoff."""
@@ -316,10 +361,12 @@ class Judge:
             return True
         if not comparison.is_zero(self.tolerances.eps):
             return False
-        # zero: the bar must be small beside the loss per unit relative change
+        # zero: the bar must be small beside what the loss is, or would become, if the
+        # parameters changed by their own size
         cube = self.tolerances.eps ** (1.0 / 3.0)
         bar = float(np.sqrt(np.mean(comparison.bar**2))) / cube
-        return bar <= RESOLUTION * max(abs(self.meter.at_point), np.finfo(float).tiny)
+        bent = float(np.max(comparison.curvature)) / cube**2
+        return bar <= RESOLUTION * max(abs(self.meter.at_point), bent)
 
     def _sharpen(self, outcome: LeafOutcome) -> None:
         """Measure again with the step that the ladders of the worst lanes chose."""

@@ -24,6 +24,8 @@ EXPONENTS = tuple(range(-26, 11))
 STEPS = tuple(sign * 2.0**k for k in EXPONENTS for sign in (1.0, -1.0))
 # A second difference counts if it is this many times the noise of a value.
 _SIGNIFICANT = 32.0
+# Rungs that the slope is read from.
+_FITTED = 10
 
 
 class Shape(enum.Enum):
@@ -61,38 +63,40 @@ class Rungs:
     jump: float = 0.0
 
 
-def climb(values: FloatArray, at_point: float, noise: float) -> Rungs:
+def climb(values: FloatArray, at_point: float, noise: float, eps: float) -> Rungs:
     """Judge one direction by the losses at ``STEPS``.
 
     Args:
         values: losses at ``STEPS``.
         at_point: the loss at the point.
-        noise: absolute uncertainty of one loss value.
+        noise: absolute uncertainty of one loss value near the point.
+        eps: relative uncertainty of one loss value anywhere.
     """
     steps = 2.0 ** np.array(EXPONENTS, np.float64)
     plus, minus = np.asarray(values, np.float64).reshape(-1, 2).T
     with np.errstate(all="ignore"):
+        uncertain = np.fmax(noise, eps * np.fmax(np.abs(plus), np.abs(minus)))
         central = (plus - minus) / (2 * steps)
         right, left = (plus - at_point) / steps, (at_point - minus) / steps
         second = np.abs(plus - 2 * at_point + minus)
     finite = np.isfinite(central)
     if np.count_nonzero(finite) < 5:
         return _unknown(Shape.EDGE)
-    k = _choose(central, noise / steps)
-    bar = _bar(central, noise / steps, k)
-    shape = _shape(second, steps, noise, k)
+    roundoff = uncertain / steps
+    k = _choose(central, roundoff)
+    bar = _bar(central, roundoff, k)
+    shape = _shape(second, steps, uncertain)
     if shape is Shape.SMOOTH and not np.isfinite(bar):
         shape = Shape.UNRESOLVED if finite.all() else Shape.EDGE
-    within = np.abs(central - central[k]) <= 2 * (bar + noise / steps)
     return Rungs(
         derivative=float(central[k]),
         bar=float(bar),
         exponent=EXPONENTS[k],
         shape=shape,
-        stable=bool(np.isfinite(bar) and np.all(within[_around(k, 1)])),
+        stable=bool(np.isfinite(bar)) and _consistent(central, roundoff, k, bar),
         left=float(left[k]),
         right=float(right[k]),
-        jump=float(np.median(second[: max(k, 4)])) if shape is Shape.JUMP else 0.0,
+        jump=float(np.median(second[:_FITTED])) if shape is Shape.JUMP else 0.0,
     )
 
 
@@ -101,12 +105,31 @@ def _around(k: int, width: int) -> slice:
 
 
 def _choose(central: FloatArray, roundoff: FloatArray) -> int:
-    """The rung where three neighbors agree best, round-off counted."""
+    """The rung where three neighbors agree best, round-off counted.
+
+    Among those that every smaller step agrees with, if there are any: far from the
+    point a bounded loss has small, steady differences that mean nothing.
+    """
     with np.errstate(all="ignore"):
         jumps = np.abs(np.diff(central))
         spread = np.maximum(jumps[:-1], jumps[1:]) + 2 * roundoff[1:-1]
     spread = np.where(np.isfinite(spread), spread, np.inf)
-    return int(np.argmin(spread)) + 1
+    order = [int(k) + 1 for k in np.argsort(spread, kind="stable")]
+    for k in order:
+        if _consistent(central, roundoff, k, float(spread[k - 1])):
+            return k
+    return order[0]
+
+
+def _consistent(central: FloatArray, roundoff: FloatArray, k: int, bar: float) -> bool:
+    """Whether all smaller steps agree with rung k, up to their round-off.
+
+    Truncation only falls with the step; a smooth function cannot disagree there.
+    """
+    below = central[:k]
+    allowed = 2 * bar + 8 * (roundoff[:k] + roundoff[k])
+    with np.errstate(invalid="ignore"):
+        return bool(np.all(np.abs(below - central[k]) <= allowed))
 
 
 def _bar(central: FloatArray, roundoff: FloatArray, k: int) -> float:
@@ -117,19 +140,23 @@ def _bar(central: FloatArray, roundoff: FloatArray, k: int) -> float:
     return bar if np.isfinite(bar) else np.inf
 
 
-def _shape(second: FloatArray, steps: FloatArray, noise: float, k: int) -> Shape:
-    """Read the slope of log S over the rungs from the smallest significant up to k."""
-    upto = min(k + 2, len(steps))
-    significant = np.isfinite(second[:upto]) & (second[:upto] > _SIGNIFICANT * noise)
-    if np.count_nonzero(significant) < 4:
+def _shape(second: FloatArray, steps: FloatArray, uncertain: FloatArray) -> Shape:
+    """Read the slope of log S over the smallest steps where S is more than noise."""
+    with np.errstate(invalid="ignore"):
+        significant = np.isfinite(second) & (second > _SIGNIFICANT * uncertain)
+    rungs = np.flatnonzero(significant)[:_FITTED]
+    if len(rungs) < 4:
         return Shape.SMOOTH
-    ratio = np.log2(second[:upto][significant])
-    # slope of log(second difference) is one more than that of log S
-    rungs = np.log2(steps[:upto][significant])
-    slope = float(np.median(np.diff(ratio) / np.diff(rungs))) - 1.0
-    if slope < -0.5:
+    lowest = int(rungs[0])
+    if lowest > 0 and second[lowest] > 4 * _SIGNIFICANT * uncertain[lowest]:
+        # it sets in at once, above nothing: a switch at a distance, not at the point
+        return Shape.SMOOTH
+    height, width = np.log2(second[rungs]), np.log2(steps[rungs])
+    # the second difference is S times the step: its slope is one more
+    slope = float(np.median(np.diff(height) / np.diff(width))) - 1.0
+    if slope < -0.25:
         return Shape.JUMP
-    if slope < 0.5:
+    if slope < 0.25:
         return Shape.KINK
     return Shape.SMOOTH
 

@@ -74,6 +74,17 @@ class Meter:
         other.reading = reading
         return other
 
+    def own_step(self, lane: Lane) -> float:
+        """Step of a single coordinate in proportion to its value, in the leaf's steps."""
+        steps = self._flat[3]
+        return float(self._own_steps(np.array([lane.lo]))[0] / steps[lane.lo])
+
+    def _own_steps(self, at: Any) -> FloatArray:
+        points, _, _, steps = self._flat
+        cube = self.programs.eps ** (1.0 / 3.0)
+        _, exponent = np.frexp(np.abs(points[at]) * cube)
+        return np.where(points[at] != 0, np.ldexp(1.0, exponent - 1), steps[at])
+
     def transparently(self) -> Meter:
         """The same meter, every stop_gradient looked through."""
         other = self.with_reading(self.reading)
@@ -113,7 +124,7 @@ class Meter:
         values = self._run(lanes, steps)
         loss = values.loss / scale
         estimate = differences.first_estimate(
-            loss, self.at_point / scale, self.noise / scale
+            loss, self.at_point / scale, self.noise / scale, self.programs.eps
         )
         return Comparison(
             method=method,
@@ -131,7 +142,7 @@ class Meter:
         values = self._run(lanes, ladder.STEPS)
         out: list[tuple[Rungs, float]] = []
         for loss, predicted in zip(values.loss, values.predicted, strict=True):
-            rungs = ladder.climb(loss, self.at_point, self.noise)
+            rungs = ladder.climb(loss, self.at_point, self.noise, self.programs.eps)
             at = 2 * ladder.EXPONENTS.index(rungs.exponent)
             span = 2 * 2.0**rungs.exponent
             out.append((rungs, float(predicted[at] - predicted[at + 1]) / span))
@@ -220,17 +231,11 @@ class Meter:
         """What moving single coordinates does to first order, computed on the host."""
         points, grads, sizes, steps = self._flat
         at = lanes.lo
-        step = steps[at]
-        if relative:
-            cube = self.programs.eps ** (1.0 / 3.0)
-            _, exponent = np.frexp(np.abs(points[at]) * cube)
-            own = np.ldexp(1.0, exponent - 1)
-            step = np.where(points[at] != 0, own, step)
-        dtype = np.float64
+        step = self._own_steps(at) if relative else steps[at]
         moved = points[at] + lanes.step * step
         if self.programs.native_precision:
             moved = self._rounded(at, lanes.step * step)
-        actual = (moved - points[at]).astype(dtype)
+        actual = moved - points[at]
         return dataclasses.replace(
             values,
             predicted=grads[at] * actual,
@@ -244,7 +249,9 @@ class Meter:
         moved = np.empty_like(shift)
         count = self.programs.traced.n_moved
         with compat.x64(True):
-            dtypes = [np.dtype(real_view(x).dtype) for x in self.programs.inputs[:count]]
+            dtypes = [
+                np.dtype(real_view(x).dtype) for x in self.programs.inputs[:count]
+            ]
         leaf = np.searchsorted(self.programs.offsets, at, side="right") - 1
         for k, dtype in enumerate(dtypes):
             here = leaf == k
@@ -265,10 +272,14 @@ class Meter:
         eps = self.programs.eps
         spacing = differences.noise_spacing(eps)
         steps = [spacing * k for k in range(differences.NOISE_POINTS)]
-        lane = Lane(lo=0, hi=int(self.programs.offsets[-1]), probe=0)
+        # in proportion to each coordinate: the leaf's step would be far for small ones
+        every = int(self.programs.offsets[-1])
+        lane = Lane(lo=0, hi=every, probe=0, relative=True)
         loss = self._run([lane], steps).loss[0]
-        measured = differences.measured_noise(loss) if np.all(np.isfinite(loss)) else 0.0
-        return max(eps * abs(self.at_point), 2 * measured, np.finfo(np.float64).tiny)
+        measured = (
+            differences.measured_noise(loss) if np.all(np.isfinite(loss)) else 0.0
+        )
+        return max(eps * abs(self.at_point), 2 * measured)
 
 
 _VALUE_FIELDS = ("loss", "predicted", "size", "moved")

@@ -59,5 +59,3 @@ def bound_factor(count: int, confidence: float = CONFIDENCE) -> float:
     if count == 0:
         return math.inf
     return 2.0 * _DENSITY / (1.0 - confidence) ** (1.0 / count)
-
-

@@ -41,7 +41,10 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 # run twice as fast as 1,024); an accelerator wants more work at a time.
 _CPU_BATCH_BYTES = 16 * 2**20
 _ACCELERATOR_BATCH_BYTES = 2**30
+_CPU_LANES = 64
 _MAX_LANES = 1024
+# Calls that are dispatched before the first of them is waited for.
+_IN_FLIGHT = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,11 +146,7 @@ class Programs:
     Attributes:
         leaves: the differentiable leaves.
         offsets: first real coordinate of each leaf, and the total at the end.
-        sites: stop_gradient equations of the loss.
-        eps: unit roundoff of the least precise dtype on the way to the loss.
-        lowered: the place where that dtype comes in, None if nothing is lowered.
         evaluations: loss evaluations spent so far.
-        batch: lanes of one call.
     """
 
     def __init__(
@@ -158,16 +157,39 @@ class Programs:
         self.leaves: tuple[Leaf, ...] = traced.params.differentiable
         self.views = [x.shape + ((2,) if x.complex else ()) for x in self.leaves]
         sizes = [math.prod(view) for view in self.views]
-        self.offsets: IntArray = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.offsets: IntArray = np.concatenate([[0], np.cumsum(sizes)]).astype(
+            np.int64
+        )
         self.inputs = self._inputs()
         self.evaluations = 0
-        with compat.x64(True):
-            self._inlined = self._lift("inline")
-            self._kept = self._lift("keep")
-        self._perturbation = Perturbation(self._inlined)
-        self.sites: tuple[EquationSite, ...] = self._perturbation.sites
-        self.eps, self.lowered = self._least_precision()
-        self.batch = self._batch_size(lanes)
+        self._lanes = lanes
+
+    @functools.cached_property
+    def _inlined(self) -> Any:
+        return self._lift("inline")
+
+    @functools.cached_property
+    def _kept(self) -> Any:
+        return self._lift("keep")
+
+    @functools.cached_property
+    def _perturbation(self) -> Perturbation:
+        return Perturbation(self._inlined)
+
+    @property
+    def sites(self) -> tuple[EquationSite, ...]:
+        """The stop_gradient equations of the loss."""
+        return self._perturbation.sites
+
+    @property
+    def eps(self) -> float:
+        """Unit roundoff of the least precise dtype on the way to the loss."""
+        return self._least_precision[0]
+
+    @property
+    def lowered(self) -> EquationSite | None:
+        """The place where that dtype comes in, None if nothing is lowered."""
+        return self._least_precision[1]
 
     def _inputs(self) -> list[Array]:
         """The program's inputs in the dtypes that it was traced with."""
@@ -178,13 +200,15 @@ class Programs:
         ]
 
     def _lift(self, rules: Literal["inline", "keep"]) -> Any:
-        return lift(
-            self.traced.program,
-            rules=rules,
-            native=self.native_precision,
-            native_x64=self.traced.x64,
-        )
+        with compat.x64(True):
+            return lift(
+                self.traced.program,
+                rules=rules,
+                native=self.native_precision,
+                native_x64=self.traced.x64,
+            )
 
+    @functools.cached_property
     def _least_precision(self) -> tuple[float, EquationSite | None]:
         moving = [i < self.traced.n_moved for i in range(len(self.inputs))]
         if self.native_precision:
@@ -199,15 +223,19 @@ class Programs:
                 eps, place = float(jnp.finfo(dtype).eps), site_of(eqn)
         return eps, place
 
-    def _batch_size(self, lanes: int) -> int:
+    @functools.cached_property
+    def batch(self) -> int:
+        """Lanes of one call, from the bytes that one lane takes."""
         jaxpr, _ = compat.opened(self._inlined)
         n_moved = self.traced.n_moved
         moved = 2 * sum(aval_bytes(v.aval) for v in jaxpr.invars[:n_moved])
         one = peak_bytes(self._inlined) + moved
         on_cpu = jax.default_backend() == "cpu"
         allowed = _CPU_BATCH_BYTES if on_cpu else _ACCELERATOR_BATCH_BYTES
-        fitting = max(1, min(allowed // max(one, 1), _MAX_LANES))
-        return int(min(fitting, lanes))
+        fitting = max(1, allowed // max(one, 1))
+        # not the exact number of lanes: another mode then finds the program compiled
+        wanted = _CPU_LANES if on_cpu else min(_MAX_LANES, max(_CPU_LANES, self._lanes))
+        return int(min(fitting, wanted))
 
     # -- the gradient as training computes it
 
@@ -238,6 +266,11 @@ class Programs:
             bad_grads=counts[count:],
         )
 
+    def native_view(self, native: NativeResult, leaf: int) -> FloatArray:
+        """The native gradient of one leaf on the host, as its real view."""
+        with compat.x64(True):
+            return np.asarray(_widen(_native_view(native.grads[leaf])))
+
     # -- autodiff of the reading
 
     def _views_of(self, inputs: Sequence[Array]) -> list[Array]:
@@ -251,10 +284,7 @@ class Programs:
             from_real_view(v, leaf.complex)
             for v, leaf in zip(views, self.leaves, strict=True)
         ]
-        rest = [
-            value if self.native_precision else _widen(value)
-            for value in others
-        ]
+        rest = [value if self.native_precision else _widen(value) for value in others]
         return [*moved, *rest]
 
     @functools.cached_property
@@ -342,7 +372,9 @@ class Programs:
             *self.inputs,
         ]
         try:
-            return Compiled(functools.partial(self._evaluate, jax.vmap), inputs, x64=True)
+            return Compiled(
+                functools.partial(self._evaluate, jax.vmap), inputs, x64=True
+            )
         except Exception as error:
             if not _is_batching_failure(error):
                 raise
@@ -368,7 +400,8 @@ class Programs:
         grads, sizes, inputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
         views = self._views_of(inputs)
         steps = [
-            self._steps(k, views[k], scale[k], key, unit, relative) for k in range(count)
+            self._steps(k, views[k], scale[k], key, unit, relative)
+            for k in range(count)
         ]
         others = inputs[count:]
         base = self._full(views, others)
@@ -445,17 +478,27 @@ class Programs:
             *reading.sizes,
             *self.inputs,
         )
+        pending: list[tuple[int, list[Array]]] = []
         parts: list[list[FloatArray]] = []
+
+        def collect() -> None:
+            for done, out in pending:
+                parts.append([np.asarray(x)[:done] for x in out])
+                self.evaluations += done
+                advance(done)
+            pending.clear()
+
         for start in range(0, len(lanes), self.batch):
             chunk = slice(start, start + self.batch)
-            padded = [_pad(x[chunk], self.batch) for x in (lanes.lo, lanes.hi, lanes.step)]
-            out = self._evaluation(*padded, *fixed)
-            done = len(lanes.lo[chunk])
-            parts.append([np.asarray(x)[:done] for x in out])
-            self.evaluations += done
-            advance(done)
-        columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else []
-        loss, predicted, size, moved = columns or [np.zeros(0)] * 4
+            columns = (lanes.lo[chunk], lanes.hi[chunk], lanes.step[chunk])
+            padded = [_pad(x, self.batch) for x in columns]
+            pending.append((len(columns[0]), self._evaluation(*padded, *fixed)))
+            # a few calls stay in flight, so that the device does not wait for the host
+            if len(pending) >= _IN_FLIGHT:
+                collect()
+        collect()
+        joined = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else []
+        loss, predicted, size, moved = joined or [np.zeros(0)] * 4
         return Values(loss=loss, predicted=predicted, size=size, moved=moved)
 
 
@@ -490,10 +533,14 @@ def _native_view(grad: Array) -> Array:
 
 
 def _jittered(view: Array, jitter: Array, key: Array, token: int) -> Array:
-    bits = jax.random.bits(jax.random.fold_in(key, np.uint32(token)), view.shape, "uint8")
+    bits = jax.random.bits(
+        jax.random.fold_in(key, np.uint32(token)), view.shape, "uint8"
+    )
     sign = jnp.where(bits < 128, 1.0, -1.0)
     eps = jnp.finfo(view.dtype).eps
-    return jnp.where(jitter == 0, view, view * (1 + jitter * eps * sign)).astype(view.dtype)
+    return jnp.where(jitter == 0, view, view * (1 + jitter * eps * sign)).astype(
+        view.dtype
+    )
 
 
 def _flat(out: tuple[Array, Sequence[Array]]) -> list[Array]:

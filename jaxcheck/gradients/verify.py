@@ -67,13 +67,7 @@ class Verification:
         comparisons = self._first_pass()
         results: list[LeafResult] = []
         for leaf, comparison in enumerate(comparisons):
-            outcome = self._decide(leaf, comparison)
-            result = LeafResult(outcome=outcome)
-            if outcome.verdict is Verdict.WRONG and self._plan.method == "directional":
-                result.coordinates = failing_coordinates(
-                    self.meter, leaf, self._tolerances
-                )
-            results.append(result)
+            results.append(self._decide(leaf, comparison))
         return results
 
     # -- the first pass
@@ -138,15 +132,19 @@ class Verification:
 
     # -- decisions
 
-    def _decide(self, leaf: int, comparison: Comparison) -> LeafOutcome:
-        if self._reading.bad_grads[leaf] or self._native.bad_grads[leaf]:
-            return self._nonfinite(leaf, comparison)
+    def _decide(self, leaf: int, comparison: Comparison) -> LeafResult:
+        if self._reading.bad_grads[leaf]:
+            return self._not_finite(leaf, comparison)
         outcome = self.judge.decide(leaf, comparison)
-        if comparison.method != "directional":
-            return outcome
-        if outcome.verdict is Verdict.INCONCLUSIVE:
-            return self._another_way(leaf, outcome)
-        return outcome
+        directional = comparison.method == "directional"
+        if directional and outcome.verdict is Verdict.INCONCLUSIVE:
+            outcome = self._another_way(leaf, outcome)
+        result = LeafResult(outcome=outcome)
+        if directional and outcome.verdict is Verdict.WRONG:
+            result.coordinates = failing_coordinates(self.meter, leaf, self._tolerances)
+        if self._native.bad_grads[leaf]:
+            self._natively_not_finite(leaf, result)
+        return result
 
     def _another_way(self, leaf: int, outcome: LeafOutcome) -> LeafOutcome:
         """A leaf of mixed scales defeats one common step: move in proportion, or singly."""
@@ -161,47 +159,52 @@ class Verification:
         singles = [self.meter.single(leaf, i) for i in range(size)]
         return self.judge.decide(leaf, self.meter.compare("exhaustive", singles))
 
-    def _nonfinite(self, leaf: int, comparison: Comparison) -> LeafOutcome:
-        """NaN or infinity in a gradient: wrong where the derivative exists."""
-        path = self.meter.programs.leaves[leaf].path
-        bad, bad_native = self._reading.bad_grads[leaf], self._native.bad_grads[leaf]
-        size = int(np.diff(self.meter.programs.offsets)[leaf])
-        if not bad:
-            outcome = self.judge.decide(leaf, comparison)
-            outcome.verdict = Verdict.WRONG
-            outcome.reason = "the gradient that training uses is not finite"
-            outcome.findings.append(
-                Finding(
-                    kind="nan_gradient",
-                    leaf=path,
-                    message=(
-                        f"{bad_native} elements of the gradient of {path or 'the leaf'} "
-                        "are NaN or infinite in the program's own precision; in float64 "
-                        "the same rules give a finite gradient."
-                    ),
-                    remedy="Use a wider dtype there, or scale the loss.",
-                )
-            )
-            return outcome
+    def _not_finite(self, leaf: int, comparison: Comparison) -> LeafResult:
+        """NaN or infinity from the rules: wrong where the derivative exists."""
         gradient = np.asarray(self._reading.grads[leaf]).ravel()
-        chosen = np.flatnonzero(~np.isfinite(gradient))[:_NONFINITE]
-        lanes = [self.meter.single(leaf, int(i)) for i in chosen]
+        chosen = np.flatnonzero(~np.isfinite(gradient))
+        lanes = [self.meter.single(leaf, int(i)) for i in chosen[:_NONFINITE]]
         outcome = self.judge.decide(leaf, self.meter.compare(comparison.method, lanes))
-        if outcome.verdict is Verdict.CORRECT:
+        if outcome.verdict is Verdict.CORRECT:  # at a kink, say: NaN is never correct
             outcome.verdict = Verdict.INCONCLUSIVE
-        outcome.reason = f"{bad} of {size} elements of the gradient are NaN or infinite"
-        stable = outcome.verdict is Verdict.WRONG
-        message = (
-            f"{bad} of {size} elements of the gradient of {path or 'the leaf'} are NaN "
-            "or infinite "
-            + (
-                "where the loss is finite and its derivative exists."
-                if stable
-                else "and differences settle nothing there."
+        wrong = outcome.verdict is Verdict.WRONG
+        path = self.meter.programs.leaves[leaf].path
+        outcome.reason = (
+            f"{len(chosen)} of {gradient.size} elements of the gradient are NaN or infinite"
+        )
+        where = (
+            "although the loss is finite and has a derivative there"
+            if wrong
+            else "and the differences do not settle there either"
+        )
+        message = f"in {path or 'the leaf'} {outcome.reason}, {where}."
+        outcome.findings = [Finding(kind="nan_gradient", leaf=path, message=message)]
+        return LeafResult(outcome=outcome)
+
+    def _natively_not_finite(self, leaf: int, result: LeafResult) -> None:
+        """The rules are finite in float64; what training computes is not."""
+        programs = self.meter.programs
+        gradient = programs.native_view(self._native, leaf).ravel()
+        chosen = np.flatnonzero(~np.isfinite(gradient))
+        lane = self.meter.single(leaf, int(chosen[0]))
+        result.coordinates = self.meter.compare("sampled", [lane])
+        result.coordinates.autodiff[:] = gradient[chosen[0]]
+        result.outcome.verdict = Verdict.WRONG
+        result.outcome.wrong = [lane]
+        result.outcome.reason = "the gradient that training uses is not finite"
+        path = programs.leaves[leaf].path
+        result.outcome.findings.append(
+            Finding(
+                kind="nan_gradient",
+                leaf=path,
+                message=(
+                    f"in {path or 'the leaf'} {len(chosen)} of {gradient.size} elements "
+                    "of the gradient are NaN or infinite in the program's own "
+                    "precision; in float64 the same rules give finite ones."
+                ),
+                remedy="Use a wider dtype there, or scale the loss.",
             )
         )
-        outcome.findings = [Finding(kind="nan_gradient", leaf=path, message=message)]
-        return outcome
 
 
 def _part(comparison: Comparison, where: Any) -> Comparison:

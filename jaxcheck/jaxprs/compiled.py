@@ -20,7 +20,9 @@ from jaxcheck.jaxprs.fingerprint import fingerprint
 
 # A check compiles three programs; this remembers about ten checks.
 _CAPACITY = 32
-_recent: collections.OrderedDict[Hashable, Callable[..., Any]] = collections.OrderedDict()
+_recent: collections.OrderedDict[Hashable, Callable[..., Any]] = (
+    collections.OrderedDict()
+)
 
 
 class Compiled:

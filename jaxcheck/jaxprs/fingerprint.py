@@ -1,13 +1,15 @@
 """A hashable value that two programs share exactly if they are the same program.
 
-Used to tell a loss function that traces differently each time, and to find a program
-that was compiled before. Constants are not part of it. What cannot be compared by value
-(a callback's function, say) is compared by identity, so that two programs are never
-taken for the same by mistake.
+Used to find a program that was compiled before, and, with ``loose``, to tell a loss
+function that traces differently each time. Constants are not part of it. What cannot be
+compared by value (a callback's function, say) is compared by identity, so that two
+programs are never taken for the same by mistake; a loose fingerprint leaves it out,
+because a function traced twice makes such objects anew.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Hashable
 from typing import Any
 
@@ -16,18 +18,20 @@ import numpy as np
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.compat import Equation, Program
 
-# The functions behind custom rules are new objects at each trace of the same program.
+# Functions behind custom rules: new objects at each trace, and never called by running
+# a program, only by differentiating it.
 _RULE_FUNCTIONS = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees")
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type, np.dtype, enum.Enum)
 
 
-def fingerprint(program: Program) -> Hashable:
+def fingerprint(program: Program, *, loose: bool = False) -> Hashable:
     """Structure, shapes, dtypes, literals and parameters of ``program``."""
     jaxpr, consts = compat.opened(program)
     number: dict[Any, int] = {}
 
     def atom(a: Any) -> Hashable:
         if compat.is_literal(a):
-            return ("literal", _value(np.asarray(a.val)), str(a.aval))
+            return ("literal", _value(np.asarray(a.val), loose), str(a.aval))
         return number[a]
 
     def define(v: Any) -> Hashable:
@@ -39,7 +43,7 @@ def fingerprint(program: Program) -> Hashable:
         (
             eqn.primitive.name,
             tuple(atom(a) for a in eqn.invars),
-            _params(eqn),
+            _params(eqn, loose),
             tuple(define(v) for v in eqn.outvars),
         )
         for eqn in jaxpr.eqns
@@ -47,27 +51,40 @@ def fingerprint(program: Program) -> Hashable:
     return len(consts), inputs, body, tuple(atom(a) for a in jaxpr.outvars)
 
 
-def _params(eqn: Equation) -> Hashable:
+def _params(eqn: Equation, loose: bool) -> Hashable:
     custom = eqn.primitive.name.startswith("custom_")
     return tuple(
-        (key, _value(value))
+        (key, _value(value, loose))
         for key, value in sorted(eqn.params.items())
         if not (custom and key in _RULE_FUNCTIONS)
     )
 
 
-def _value(value: Any) -> Hashable:
+def _value(value: Any, loose: bool) -> Hashable:
     if compat.is_program(value):
-        return fingerprint(value)
+        return fingerprint(value, loose=loose)
     if isinstance(value, np.ndarray):
         return (value.shape, str(value.dtype), value.tobytes())
     if isinstance(value, tuple | list):
-        return tuple(_value(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        items: Any = value
+        return tuple(_value(item, loose) for item in items)
+    if isinstance(value, _PLAIN):
+        return value
+    if loose:
+        return type(value).__name__
+    return value if _has_value(value) else _Identity(value)
+
+
+def _has_value(value: Any) -> bool:
+    """Whether ``value`` can be hashed, and equality is about more than identity."""
+    own_equality: Any = type(value).__eq__
+    if own_equality is object.__eq__ or callable(value):
+        return False
     try:
         hash(value)
     except TypeError:
-        return _Identity(value)
-    return value
+        return False
+    return True
 
 
 class _Identity:

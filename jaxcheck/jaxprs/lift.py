@@ -270,7 +270,9 @@ class Lift:
             ]
             grads = iter(self.run(backward_program, [*args, *moving]))
             inputs = range(len(args))
-            return tuple(next(grads) if i in rule.float_inputs else None for i in inputs)
+            return tuple(
+                next(grads) if i in rule.float_inputs else None for i in inputs
+            )
 
         function.defvjp(forward, backward)
         return function
@@ -288,7 +290,12 @@ class _NativeRule:
         self.native_x64 = native_x64
         self.kind = _RULES[eqn.primitive.name]
         self.inputs = [compat.struct(v.aval) for v in eqn.invars]
-        self.float_inputs = [i for i, x in enumerate(self.inputs) if is_inexact(x.dtype)]
+        # what the rule's function closed over comes first, and has no derivative
+        self.float_inputs = [
+            i
+            for i, x in enumerate(self.inputs)
+            if i >= eqn.params["num_consts"] and is_inexact(x.dtype)
+        ]
         self.output_is_float = [is_inexact(v.aval.dtype) for v in eqn.outvars]
         self.n_outputs = len(eqn.outvars)
 

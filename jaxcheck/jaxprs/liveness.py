@@ -12,7 +12,6 @@ would make a right gradient look wrong if their outputs were held constant:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
@@ -87,5 +86,3 @@ def _solver_inputs(eqn: Equation, live: bool) -> list[bool]:
     solver = lengths.solve + lengths.transpose_solve
     rhs = len(eqn.invars) - operator - solver
     return [live] * operator + [False] * solver + [live] * rhs
-
-

@@ -58,7 +58,9 @@ class Perturbation:
             transparent: bool array [number of sites].
         """
         pairs = list(zip(base, moved, strict=True))
-        return [m for _, m in _Run(self._number, transparent).program(self.program, pairs)]
+        return [
+            m for _, m in _Run(self._number, transparent).program(self.program, pairs)
+        ]
 
 
 class _Run:
