@@ -162,7 +162,12 @@ def check(
         seed=tuple(seed),
         started=started,
     )
-    programs = Programs(traced, precision=precision, lanes=max(plan.evaluations, 1))
+    programs = Programs(
+        traced,
+        precision=precision,
+        lanes=max(plan.evaluations, 1),
+        coordinates=plan.method != "directional",
+    )
     native = programs.native()
     _require_finite(native, parts.differentiable)
     if (finding := nondeterminism(traced, native)) is not None:

@@ -15,15 +15,11 @@ import jax
 import numpy as np
 
 from jaxcheck.gradients import differences, ladder
+from jaxcheck.gradients.arrays import real_view
 from jaxcheck.gradients.comparison import Comparison, Lane
+from jaxcheck.gradients.evaluation import Lanes, Values
 from jaxcheck.gradients.ladder import Rungs
-from jaxcheck.gradients.program import (
-    Lanes,
-    Programs,
-    ReadingResult,
-    Values,
-    real_view,
-)
+from jaxcheck.gradients.program import Programs, ReadingResult
 from jaxcheck.jaxprs import compat
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -197,6 +193,10 @@ class Meter:
         )
         if transparent is None and self.transparent:
             transparent = [True] * len(self.programs.sites)
+        if probe is None:
+            at = every.lo
+            own = self._own_steps(at) if relative else self._flat[3][at]
+            every = dataclasses.replace(every, step=every.step * own)
         values = self.programs.evaluate(
             every,
             self.reading,
@@ -208,7 +208,7 @@ class Meter:
             advance=self._advance,
         )
         if probe is None:
-            values = self._predict(every, values, relative)
+            values = self._predict(every, values)
         shape = (len(lanes), len(steps))
         fields = {name: getattr(values, name).reshape(shape) for name in _VALUE_FIELDS}
         return Values(**fields)
@@ -227,14 +227,13 @@ class Meter:
         flat = [np.concatenate(column) for column in columns]
         return flat[0], flat[1], flat[2], flat[3]
 
-    def _predict(self, lanes: Lanes, values: Values, relative: bool) -> Values:
+    def _predict(self, lanes: Lanes, values: Values) -> Values:
         """What moving single coordinates does to first order, computed on the host."""
-        points, grads, sizes, steps = self._flat
+        points, grads, sizes, _ = self._flat
         at = lanes.lo
-        step = self._own_steps(at) if relative else steps[at]
-        moved = points[at] + lanes.step * step
+        moved = points[at] + lanes.step
         if self.programs.native_precision:
-            moved = self._rounded(at, lanes.step * step)
+            moved = self._rounded(at, lanes.step)
         actual = moved - points[at]
         return dataclasses.replace(
             values,

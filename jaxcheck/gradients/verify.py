@@ -169,9 +169,7 @@ class Verification:
             outcome.verdict = Verdict.INCONCLUSIVE
         wrong = outcome.verdict is Verdict.WRONG
         path = self.meter.programs.leaves[leaf].path
-        outcome.reason = (
-            f"{len(chosen)} of {gradient.size} elements of the gradient are NaN or infinite"
-        )
+        outcome.reason = f"{len(chosen)} of {gradient.size} elements of the gradient are NaN or infinite"
         where = (
             "although the loss is finite and has a derivative there"
             if wrong

@@ -1,0 +1,72 @@
+"""Array functions shared by the programs: real views, widening, safe norms.
+
+All of them are jit-able and work where the arrays live.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = Any
+
+
+def real_view(value: Array) -> Array:
+    """A complex array as a real one with a last axis (real, imaginary)."""
+    if jnp.iscomplexobj(value):
+        return jnp.stack([jnp.real(value), jnp.imag(value)], axis=-1)
+    return value
+
+
+def from_real_view(view: Array, is_complex: bool) -> Array:
+    """The inverse of ``real_view``."""
+    if is_complex:
+        return jax.lax.complex(view[..., 0], view[..., 1])
+    return view
+
+
+def widen(value: Array) -> Array:
+    """In float64 (complex128); what is no float passes."""
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.inexact):
+        return value
+    wide = jnp.complex128 if jnp.iscomplexobj(value) else jnp.float64
+    return value.astype(wide)
+
+
+def native_view(grad: Array) -> Array:
+    """JAX's gradient of a complex leaf as derivatives by its real and imaginary part.
+
+    For real f, ``jax.grad`` returns df/dx - i df/dy.
+    """
+    if jnp.iscomplexobj(grad):
+        return jnp.stack([jnp.real(grad), -jnp.imag(grad)], axis=-1)
+    return grad
+
+
+def count_bad(value: Array) -> Array:
+    # a sum of flags, never max: max loses NaN on some backends
+    return jnp.sum(~jnp.isfinite(value), dtype=jnp.int32)
+
+
+def norm(value: Array) -> Array:
+    """2-norm that neither overflows nor underflows before it must."""
+    largest = jnp.max(jnp.abs(value), initial=0.0)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return jnp.sqrt(jnp.sum((value / unit) ** 2)) * unit
+
+
+def rms(value: Array) -> Array:
+    return norm(value) / math.sqrt(max(1, math.prod(value.shape)))
+
+
+def cube_root(eps: float) -> float:
+    return eps ** (1.0 / 3.0)
+
+
+def power_of_two(value: Array) -> Array:
+    """The power of two at or below each positive value, exactly (exp2 rounds)."""
+    _, exponent = jnp.frexp(jnp.where(value > 0, value, 1.0))
+    return jnp.ldexp(jnp.ones(()), exponent - 1)

@@ -1,0 +1,139 @@
+"""A traced loss at one point, and its two readings.
+
+Complex leaves are seen as real ones with a last axis of 2, so that everything that
+follows is about real coordinates, numbered over all leaves.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcheck.gradients.arrays import from_real_view, real_view, widen
+from jaxcheck.jaxprs import compat
+from jaxcheck.jaxprs.lift import lift
+from jaxcheck.jaxprs.perturb import Perturbation, narrowing_sites
+from jaxcheck.jaxprs.sites import site_of
+from jaxcheck.jaxprs.trace import TracedLoss
+from jaxcheck.reports.values import EquationSite
+from jaxcheck.trees import Leaf
+
+Array = Any
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Point:
+    """A loss, its inputs, and how to read it.
+
+    Attributes:
+        traced: the loss as a program.
+        native_precision: whether the reading keeps the program's own dtypes.
+        leaves: the differentiable leaves.
+        views: shape of each leaf's real view.
+        offsets: first real coordinate of each leaf, and the total at the end.
+        inputs: the program's inputs, in the dtypes that it was traced with.
+    """
+
+    def __init__(
+        self, traced: TracedLoss, *, precision: Literal["float64", "native"]
+    ) -> None:
+        self.traced = traced
+        self.native_precision = precision == "native"
+        self.leaves: tuple[Leaf, ...] = traced.params.differentiable
+        self.views = [x.shape + ((2,) if x.complex else ()) for x in self.leaves]
+        sizes = [math.prod(view) for view in self.views]
+        self.offsets: IntArray = np.concatenate([[0], np.cumsum(sizes)]).astype(
+            np.int64
+        )
+        self.inputs = self._inputs()
+
+    @functools.cached_property
+    def inlined(self) -> Any:
+        """The reading with custom rules inlined, for the loss."""
+        return self._lift("inline")
+
+    @functools.cached_property
+    def kept(self) -> Any:
+        """The reading with custom rules kept, for autodiff."""
+        return self._lift("keep")
+
+    @functools.cached_property
+    def perturbation(self) -> Perturbation:
+        """The reading, ready to be evaluated at moved points."""
+        return Perturbation(self.inlined)
+
+    @property
+    def sites(self) -> tuple[EquationSite, ...]:
+        """The stop_gradient equations of the loss."""
+        return self.perturbation.sites
+
+    @property
+    def eps(self) -> float:
+        """Unit roundoff of the least precise dtype on the way to the loss."""
+        return self._least_precision[0]
+
+    @property
+    def lowered(self) -> EquationSite | None:
+        """The place where that dtype comes in, None if nothing is lowered."""
+        return self._least_precision[1]
+
+    def _inputs(self) -> list[Array]:
+        """The program's inputs in the dtypes that it was traced with."""
+        avals = compat.input_avals(self.traced.program)
+        return [
+            value if isinstance(value, jax.Array) else np.asarray(value, aval.dtype)
+            for value, aval in zip(self.traced.inputs, avals, strict=True)
+        ]
+
+    def _lift(self, rules: Literal["inline", "keep"]) -> Any:
+        with compat.x64(True):
+            return lift(
+                self.traced.program,
+                rules=rules,
+                native=self.native_precision,
+                native_x64=self.traced.x64,
+            )
+
+    @functools.cached_property
+    def _least_precision(self) -> tuple[float, EquationSite | None]:
+        moving = [i < self.traced.n_moved for i in range(len(self.inputs))]
+        if self.native_precision:
+            # every floating value on the way counts, not only where it is rounded
+            jaxpr, _ = compat.opened(self.inlined)
+            dtypes = [v.aval.dtype for e in jaxpr.eqns for v in e.outvars if _floats(v)]
+            dtypes += [v.aval.dtype for v in jaxpr.invars if _floats(v)]
+            return max(float(jnp.finfo(d).eps) for d in dtypes), None
+        eps, place = float(np.finfo(np.float64).eps), None
+        for dtype, eqn in narrowing_sites(self.inlined, moving):
+            if float(jnp.finfo(dtype).eps) > eps:
+                eps, place = float(jnp.finfo(dtype).eps), site_of(eqn)
+        return eps, place
+
+    def views_of(self, inputs: Sequence[Array]) -> list[Array]:
+        """Real views of the parameters among (traced) ``inputs``, in the reading."""
+        moved = inputs[: self.traced.n_moved]
+        if self.native_precision:
+            return [real_view(jnp.asarray(x)) for x in moved]
+        return [real_view(widen(x)) for x in moved]
+
+    def full(self, views: Sequence[Array], others: Sequence[Array]) -> list[Array]:
+        """All inputs of the reading, from views and the remaining inputs."""
+        moved = [
+            from_real_view(v, leaf.complex)
+            for v, leaf in zip(views, self.leaves, strict=True)
+        ]
+        return [*moved, *self.rest(others)]
+
+    def rest(self, others: Sequence[Array]) -> list[Array]:
+        """The inputs of the reading that are not parameters."""
+        return [value if self.native_precision else widen(value) for value in others]
+
+
+def _floats(var: Any) -> bool:
+    return jnp.issubdtype(getattr(var.aval, "dtype", np.int32), jnp.floating)
