@@ -12,7 +12,13 @@ from jaxcheck import Verdict
 from tests.catalogue import CONTROLS
 
 RUNS = [
-    pytest.param(control, mode, id=f"{control.name}-{mode}")
+    pytest.param(
+        control,
+        mode,
+        id=f"{control.name}-{mode}",
+        # one worker runs all variants, and finds its programs compiled
+        marks=pytest.mark.xdist_group(control.name),
+    )
     for control in CONTROLS
     for mode in control.modes
 ]
@@ -24,7 +30,8 @@ def expected_verdicts(params, *, settled):
         {Verdict.CORRECT} if settled else {Verdict.CORRECT, Verdict.INCONCLUSIVE}
     )
     expected = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    every = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
+    for path, leaf in every:
         numeric = isinstance(leaf, float | np.generic | np.ndarray | jax.Array)
         if not (numeric and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)):
             allowed = {Verdict.NOT_CHECKED}

@@ -12,7 +12,13 @@ from tests.catalogue import MUTANTS
 X64 = pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
 
 RUNS = [
-    pytest.param(mutant, mode, id=f"{mutant.name}-{mode}")
+    pytest.param(
+        mutant,
+        mode,
+        id=f"{mutant.name}-{mode}",
+        # one worker runs all variants, and finds its programs compiled
+        marks=pytest.mark.xdist_group(mutant.name),
+    )
     for mutant in MUTANTS
     for mode in mutant.modes
 ]

@@ -7,6 +7,7 @@ be treated alike; ``displacement`` turns them into derivatives.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,13 @@ class Comparison:
         norms = [_norm(self.autodiff), _norm(self.numerical), _norm(self.size)]
         scale = max(norms)
         return _norm(self.bar) / scale if scale > 0 else float("inf")
+
+    def largest(self) -> float:
+        """Upper bound of both gradients: norm over coordinates, or mean over probes."""
+        upper = np.maximum(np.abs(self.autodiff), np.abs(self.numerical)) + self.bar
+        norm = _norm(upper)
+        probes = _MEAN_SQUARE * len(self)
+        return norm / math.sqrt(probes) if self.method == "directional" else norm
 
     def is_zero(self, eps: float) -> bool:
         """Whether both gradients are zero, autodiff's up to its own rounding."""

@@ -31,21 +31,22 @@ from jaxcheck.gradients.arrays import (
 from jaxcheck.gradients.point import Point
 from jaxcheck.gradients.probes import probe
 from jaxcheck.jaxprs import compat
-from jaxcheck.jaxprs.compiled import Compiled
+from jaxcheck.jaxprs.compiled import Compiled, remembered
 from jaxcheck.jaxprs.memory import aval_bytes, peak_bytes
-from jaxcheck.jaxprs.onehot import OneHot
+from jaxcheck.jaxprs.onehot import OneHot, Whole
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Advance = Callable[[int], None]
 
-# Below this, lanes fit into a CPU's cache (measured: 64 lanes of a 9,000-parameter MLP
+# Below this, lanes fit into a CPU's cache (measured: 256 lanes of a 9,000-parameter MLP
 # run twice as fast as 1,024); an accelerator wants more work at a time.
-_CPU_BATCH_BYTES = 16 * 2**20
+_CPU_BATCH_BYTES = 32 * 2**20
 _ACCELERATOR_BATCH_BYTES = 2**30
-_CPU_LANES = 64
-_MAX_LANES = 1024
+_LEAST_LANES = 64
+_CPU_LANES = 256
+_ACCELERATOR_LANES = 4096
 # Calls that are dispatched before the first of them is waited for.
 _IN_FLIGHT = 8
 
@@ -102,8 +103,7 @@ class Evaluator:
             coordinates: whether most of them will move a single coordinate.
         """
         self._point = point
-        # with stop_gradient sites the base is needed beside every moved value: dense
-        self._one_hot = coordinates and not point.sites
+        self._one_hot = coordinates
         self.batch = self._batch_size(lanes)
 
     def run(
@@ -156,18 +156,23 @@ class Evaluator:
         """Lanes of one call, from the bytes that one lane takes."""
         inlined = self._point.inlined
         jaxpr, _ = compat.opened(inlined)
-        n_moved = self._point.traced.n_moved
-        moved = 2 * sum(aval_bytes(v.aval) for v in jaxpr.invars[:n_moved])
-        one = peak_bytes(inlined) + moved
+        one = peak_bytes(inlined)
+        if not self._one_hot:  # every lane has parameters of its own
+            moving = jaxpr.invars[: self._point.traced.n_moved]
+            one += 2 * sum(aval_bytes(v.aval) for v in moving)
         on_cpu = jax.default_backend() == "cpu"
         allowed = _CPU_BATCH_BYTES if on_cpu else _ACCELERATOR_BATCH_BYTES
-        fitting = max(1, allowed // max(one, 1))
-        # not the exact number of lanes: another mode then finds the program compiled
-        wanted = _CPU_LANES if on_cpu else min(_MAX_LANES, max(_CPU_LANES, lanes))
-        return int(min(fitting, wanted))
+        most = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
+        # in steps, so that a check of another mode finds the program compiled
+        wanted = min(most, _LEAST_LANES * math.ceil(lanes / _LEAST_LANES))
+        return int(min(max(1, allowed // max(one, 1)), wanted))
 
     @functools.cached_property
     def _program(self) -> Compiled:
+        key = ("evaluation", self._one_hot, self.batch, self._point.identity)
+        return remembered(key, self._compiled)
+
+    def _compiled(self) -> Compiled:
         point = self._point
         lane, whole = np.zeros(self.batch), np.zeros(self.batch, np.int64)
         floats = [jax.ShapeDtypeStruct(view, np.float64) for view in point.views]
@@ -242,7 +247,7 @@ class Evaluator:
         relative: Array,
         *rest: Array,
     ) -> list[Array]:
-        del hi, transparent  # a lane is one coordinate, and there are no sites
+        del hi  # a lane is one coordinate
         point = self._point
         grads, sizes, start, others = self._split(rest)
 
@@ -261,7 +266,8 @@ class Evaluator:
         def lane(lo: Array, step: Array) -> Array:
             leaf = jnp.searchsorted(point.offsets[1:], lo, side="right")
             inner = lo - jnp.asarray(point.offsets)[leaf]
-            one = OneHot(inner % jnp.asarray(lasts)[leaf])
+            moves = point.perturbation.moves(transparent)
+            one = OneHot(inner % jnp.asarray(lasts)[leaf], moves)
             moved = [
                 one.moved(view, inner, leaf == k, step) for k, view in enumerate(views)
             ]
@@ -315,8 +321,9 @@ class Evaluator:
 _STILL = (np.int64(0), np.int64(0), np.float64(0.0))
 
 
-def _complex(one: OneHot, view: Any) -> Array:
-    return from_real_view(one.whole(view), is_complex=True)
+def _complex(one: OneHot, view: Any) -> Whole:
+    moved = from_real_view(one.whole(view), is_complex=True)
+    return Whole(from_real_view(view.base, is_complex=True), moved)
 
 
 def _sums(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcheck.gradients.comparison import Comparison, Lane
 from jaxcheck.gradients.judge import LeafOutcome
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
@@ -138,20 +139,17 @@ def program_findings(
 def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Finding]:
     """Which stop_gradient cuts how much of which leaf's gradient off.
 
-    Each leaf is probed once as written and once with every site looked through; only
-    where the two differ are the sites tried one by one.
+    All leaves together are probed once as written and once with every site looked
+    through; only if the two differ is each leaf probed, and each site tried alone.
     """
     sites = meter.programs.sites
     if not sites or meter.transparent:
         return []
+    if not np.any(_cut(meter, [meter.everything(_PROBE)])[0]):
+        return []
     lanes = [meter.whole(leaf, _PROBE) for leaf in range(len(outcomes))]
-    frozen = meter.compare("directional", lanes)
-    through = meter.transparently().compare("directional", lanes)
-    gap = np.abs(frozen.numerical - through.numerical)
+    cut, frozen, through = _cut(meter, lanes)
     size = np.maximum(np.abs(frozen.numerical), np.abs(through.numerical))
-    cut = gap > frozen.bar + through.bar + _DETACHED_SHARE * np.maximum(
-        size, frozen.size
-    )
     found: list[Finding] = []
     shares: dict[int, list[tuple[float, str]]] = {}
     for leaf in np.flatnonzero(cut):
@@ -166,6 +164,16 @@ def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Fin
     for site, cuts in shares.items():
         found.append(_detached(sites[site], sorted(cuts, reverse=True)))
     return found
+
+
+def _cut(meter: Meter, lanes: list[Lane]) -> tuple[Any, Comparison, Comparison]:
+    """Where looking through every site changes the derivative; both derivatives."""
+    frozen = meter.compare("directional", lanes)
+    through = meter.transparently().compare("directional", lanes)
+    gap = np.abs(frozen.numerical - through.numerical)
+    size = np.maximum(np.abs(through.numerical), frozen.size)
+    noise = frozen.bar + through.bar
+    return gap > noise + _DETACHED_SHARE * size, frozen, through
 
 
 def _detached(site: Any, cuts: list[tuple[float, str]]) -> Finding:

@@ -19,6 +19,8 @@ from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.program import NativeResult
 from jaxcheck.reports.values import Finding, Verdict
 
+# A leaf whose gradient is this small beside the largest leaf's is not asked for digits.
+_NEGLIGIBLE = 1e-6
 # Comparisons escalated at a time, and at most, for one leaf.
 _ROUND = 8
 _MOST = 256
@@ -78,14 +80,22 @@ class Judge:
         meter: measures.
         native: the native gradients, to take the reading's noise with.
         tolerances: what may differ.
+        gradient: norm of the largest leaf's gradient, per step.
     """
 
     def __init__(
-        self, meter: Meter, native: NativeResult, tolerances: Tolerances, key: Any
+        self,
+        meter: Meter,
+        native: NativeResult,
+        tolerances: Tolerances,
+        *,
+        key: Any,
+        gradient: float,
     ) -> None:
         self.meter = meter
         self.native = native
         self.tolerances = tolerances
+        self.gradient = gradient
         self._key = key
         self._jittered: list[Meter] | None = None
 
@@ -98,26 +108,41 @@ class Judge:
             self._sharpen(outcome)
             self._settle(outcome, path)
         if outcome.verdict is Verdict.CORRECT and not self._resolved(outcome):
-            share = comparison.resolution()
-            outcome.verdict = Verdict.INCONCLUSIVE
-            outcome.reason = f"noise: the loss resolves this gradient only to {share:.0e} of its size"
-            outcome.findings.append(
-                Finding(
-                    kind="noise",
-                    leaf=path,
-                    message=(
-                        f"one value of the loss is uncertain by {self.meter.noise:.1e} "
-                        f"(its size is {abs(self.meter.at_point):.1e}); differences "
-                        f"resolve the gradient of {path or 'the leaf'} only to "
-                        f"{share:.0e} of its size."
-                    ),
-                    remedy=(
-                        "Make the loss smaller (a mean instead of a sum, no large "
-                        "constant), or check a less noisy part of it."
-                    ),
-                )
-            )
+            self._unresolved(outcome, path)
         return outcome
+
+    def _unresolved(self, outcome: LeafOutcome, path: str) -> None:
+        """No digit of this gradient can be confirmed: is that worth a verdict?"""
+        name = path or "the leaf"
+        share = outcome.comparison.resolution()
+        largest = outcome.comparison.largest()
+        if largest <= _NEGLIGIBLE * self.gradient:
+            message = (
+                f"the gradient of {name} is at most {largest / self.gradient:.0e} of the "
+                "largest leaf's, per relative change of the parameters: too small beside "
+                "the round-off of the loss to be confirmed by itself."
+            )
+            remedy = "If this leaf should learn, look for saturated units on its way."
+            outcome.findings.append(
+                Finding(kind="saturated", leaf=path, message=message, remedy=remedy)
+            )
+            return
+        outcome.verdict = Verdict.INCONCLUSIVE
+        outcome.reason = (
+            f"noise: the loss resolves this gradient only to {share:.0e} of its size"
+        )
+        message = (
+            f"one value of the loss is uncertain by {self.meter.noise:.1e} (its size is "
+            f"{abs(self.meter.at_point):.1e}); differences resolve the gradient of "
+            f"{name} only to {share:.0e} of its size."
+        )
+        remedy = (
+            "Make the loss smaller (a mean instead of a sum, no large constant), or "
+            "check a less noisy part of it."
+        )
+        outcome.findings.append(
+            Finding(kind="noise", leaf=path, message=message, remedy=remedy)
+        )
 
     # -- disagreements
 

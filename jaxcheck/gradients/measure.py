@@ -99,6 +99,11 @@ class Meter:
         lo, hi = self.programs.offsets[leaf : leaf + 2]
         return Lane(lo=int(lo), hi=int(hi), probe=probe, relative=relative)
 
+    def everything(self, probe: int, *, relative: bool = False) -> Lane:
+        """The lane that moves all leaves along a probe."""
+        every = int(self.programs.offsets[-1])
+        return Lane(lo=0, hi=every, probe=probe, relative=relative)
+
     def single(self, leaf: int, coordinate: int, *, relative: bool = False) -> Lane:
         """The lane that moves one coordinate, numbered within its leaf."""
         at = int(self.programs.offsets[leaf]) + int(coordinate)
@@ -272,8 +277,7 @@ class Meter:
         spacing = differences.noise_spacing(eps)
         steps = [spacing * k for k in range(differences.NOISE_POINTS)]
         # in proportion to each coordinate: the leaf's step would be far for small ones
-        every = int(self.programs.offsets[-1])
-        lane = Lane(lo=0, hi=every, probe=0, relative=True)
+        lane = self.everything(0, relative=True)
         loss = self._run([lane], steps).loss[0]
         measured = (
             differences.measured_noise(loss) if np.all(np.isfinite(loss)) else 0.0

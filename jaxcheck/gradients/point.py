@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxcheck.gradients.arrays import from_real_view, real_view, widen
 from jaxcheck.jaxprs import compat
+from jaxcheck.jaxprs.compiled import identity_of, remembered
 from jaxcheck.jaxprs.lift import lift
 from jaxcheck.jaxprs.perturb import Perturbation, narrowing_sites
 from jaxcheck.jaxprs.sites import site_of
@@ -54,9 +55,17 @@ class Point:
         self.inputs = self._inputs()
 
     @functools.cached_property
+    def identity(self) -> Hashable:
+        """Equal for another point of the same program, read in the same way."""
+        paths = tuple(leaf.path for leaf in self.leaves)
+        settings = (self.native_precision, self.traced.x64, self.traced.n_moved, paths)
+        return settings, identity_of(self.traced.program)
+
+    @functools.cached_property
     def inlined(self) -> Any:
         """The reading with custom rules inlined, for the loss."""
-        return self._lift("inline")
+        key = ("inlined", self.identity)
+        return remembered(key, lambda: self._lift("inline"))
 
     @functools.cached_property
     def kept(self) -> Any:

@@ -20,7 +20,7 @@ from jaxcheck.gradients.arrays import count_bad, native_view, norm, rms, widen
 from jaxcheck.gradients.evaluation import Evaluator, Lanes, Values
 from jaxcheck.gradients.point import Point
 from jaxcheck.jaxprs import compat, interpret
-from jaxcheck.jaxprs.compiled import Compiled
+from jaxcheck.jaxprs.compiled import Compiled, remembered
 from jaxcheck.jaxprs.magnitudes import run_with_magnitudes
 from jaxcheck.jaxprs.trace import TracedLoss
 
@@ -117,7 +117,10 @@ class Programs(Point):
             bad = [count_bad(x) for x in (*moved, *grads)]
             return [value, jnp.stack(bad), *grads]
 
-        compiled = Compiled(run, self.inputs, x64=self.traced.x64)
+        key = ("native", self.identity)
+        compiled = remembered(
+            key, lambda: Compiled(run, self.inputs, x64=self.traced.x64)
+        )
         value, bad, *grads = compiled(*self.inputs)
         again = compiled(*self.inputs)[0]
         self.evaluations += 2
@@ -142,10 +145,10 @@ class Programs(Point):
         count = self.traced.n_moved
         structs = [jax.ShapeDtypeStruct((), np.float64), jax.random.key(0)]
         native = [compat.struct(v.aval) for v in self._moved_vars()]
-        return Compiled(
-            functools.partial(self._read, count),
-            [*structs, *native, *self.inputs],
-            x64=True,
+        run = functools.partial(self._read, count)
+        return remembered(
+            ("reading", self.identity),
+            lambda: Compiled(run, [*structs, *native, *self.inputs], x64=True),
         )
 
     def _moved_vars(self) -> list[Any]:

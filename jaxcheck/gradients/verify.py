@@ -55,7 +55,9 @@ class Verification:
         budget: int | None,
     ) -> None:
         self.meter = meter
-        self.judge = Judge(meter, native, tolerances, key)
+        norms = reading.norms * meter.scales
+        largest = float(np.max(norms[np.isfinite(norms)], initial=0.0))
+        self.judge = Judge(meter, native, tolerances, key=key, gradient=largest)
         self._native = native
         self._reading = reading
         self._plan = plan

@@ -16,13 +16,42 @@ import jax
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Program
-from jaxcheck.jaxprs.fingerprint import fingerprint
+from jaxcheck.jaxprs.fingerprint import Same, fingerprint
 
-# A check compiles three programs; this remembers about ten checks.
-_CAPACITY = 32
-_recent: collections.OrderedDict[Hashable, Callable[..., Any]] = (
-    collections.OrderedDict()
-)
+# Entries of one check: readings and compiled programs, about seven.
+_CAPACITY = 128
+# Programs whose captured constants are larger are not kept alive for the next check.
+_MOST_CONSTANT_BYTES = 2**20
+_recent: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+
+
+def remembered(key: Hashable, make: Callable[[], Any]) -> Any:
+    """``make()``, or what it returned for an equal ``key`` not long ago."""
+    if key not in _recent:
+        _recent[key] = make()
+    _recent.move_to_end(key)
+    while len(_recent) > _CAPACITY:
+        _recent.popitem(last=False)
+    return _recent[key]
+
+
+def identity_of(program: Program) -> Hashable:
+    """A key that only this program has, its captured constants included.
+
+    Programs with large constants, or with custom rules (whose functions are new objects
+    at each trace), are never found again.
+    """
+    _, consts = compat.opened(program)
+    if sum(getattr(c, "nbytes", 0) for c in consts) > _MOST_CONSTANT_BYTES:
+        return object()
+    rules = [
+        eqn
+        for eqn in interpret.equations(program)
+        if eqn.primitive.name.startswith("custom_")
+    ]
+    if any("call_jaxpr" in eqn.params for eqn in rules):
+        return object()
+    return fingerprint(program), tuple(map(Same, consts))
 
 
 class Compiled:
@@ -41,12 +70,7 @@ class Compiled:
             self.program = compat.make_program(fun, inputs)
         _, self._consts = compat.opened(self.program)
         key = (x64, fingerprint(self.program))
-        if key not in _recent:
-            _recent[key] = jax.jit(_runner(self.program))
-        _recent.move_to_end(key)
-        while len(_recent) > _CAPACITY:
-            _recent.popitem(last=False)
-        self._run = _recent[key]
+        self._run = remembered(key, lambda: jax.jit(_runner(self.program)))
 
     def __call__(self, *inputs: Any) -> list[Any]:
         """Run on ``inputs``; returns the outputs as device arrays."""

@@ -72,7 +72,7 @@ def _value(value: Any, loose: bool) -> Hashable:
         return value
     if loose:
         return type(value).__name__
-    return value if _has_value(value) else _Identity(value)
+    return value if _has_value(value) else Same(value)
 
 
 def _has_value(value: Any) -> bool:
@@ -87,14 +87,14 @@ def _has_value(value: Any) -> bool:
     return True
 
 
-class _Identity:
+class Same:
     """Equal to nothing but itself; keeps the object alive so that its id stays taken."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
+        return isinstance(other, Same) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)

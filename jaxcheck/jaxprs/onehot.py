@@ -25,6 +25,7 @@ from jax import lax
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
+from jaxcheck.jaxprs.perturb import Moves
 
 Array = Any
 
@@ -44,11 +45,13 @@ class Slab:
         base: the unmoved value.
         axis: the axis along which one position moves.
         new: the values there, shaped as ``base`` without ``axis``.
+        spike: for the column of a moved matrix, which row moved and by how much.
     """
 
     base: Array
     axis: int
     new: Array
+    spike: tuple[Array, Array] | None = None
 
     @property
     def size(self) -> int:
@@ -58,16 +61,21 @@ class Slab:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A value that may have moved anywhere."""
+    """A value that may have moved anywhere, beside what it was."""
 
+    base: Array
     value: Array
 
 
 class OneHot:
-    """One lane: where the coordinate stands along the last axis of its input."""
+    """One lane: where the coordinate stands along the last axis of its input.
 
-    def __init__(self, position: Array) -> None:
+    Equations without a rule for slabs run on pairs (base, moved), as ``moves`` has it.
+    """
+
+    def __init__(self, position: Array, moves: Moves) -> None:
         self._position = position
+        self._moves = moves
 
     def moved(self, view: Array, coordinate: Array, active: Array, step: Array) -> Any:
         """An input with one coordinate moved, if it is the active one.
@@ -80,13 +88,14 @@ class OneHot:
         """
         shift = jnp.where(active, step, 0.0)
         if view.ndim == 0:
-            return Whole(view + shift.astype(view.dtype))
+            return Whole(view, view + shift.astype(view.dtype))
         axis = view.ndim - 1
         old = self._at(view, axis)
         row = coordinate // view.shape[axis]
         rows = lax.iota(row.dtype, old.size).reshape(old.shape)
         new = old + jnp.where(rows == row, shift, 0.0).astype(view.dtype)
-        return Slab(view, axis, new)
+        spike = (row, shift.astype(view.dtype)) if old.ndim == 1 else None
+        return Slab(view, axis, new, spike)
 
     def run(self, program: Program, args: Sequence[Any]) -> list[Array]:
         """Outputs of ``program``; ``args`` are plain arrays, slabs or wholes."""
@@ -131,6 +140,7 @@ class OneHot:
             "broadcast_in_dim": self._broadcast,
             "reshape": self._reshape,
             "transpose": self._transpose,
+            "stop_gradient": self._stop_gradient,
         }
         name = eqn.primitive.name
         if any(isinstance(v, Slab) for v in values):
@@ -138,8 +148,8 @@ class OneHot:
             out = None if rule is None else rule(eqn, values)
             if out is not None:
                 return [out]
-        outputs = compat.bind(eqn, [self.whole(v) for v in values])
-        return [Whole(out) for out in outputs]
+        pairs = self._moves.equation(eqn, [(_base(v), self.whole(v)) for v in values])
+        return [base if base is moved else Whole(base, moved) for base, moved in pairs]
 
     def _elementwise(self, eqn: Equation, values: list[Any]) -> Slab | None:
         if any(isinstance(v, Whole) for v in values):
@@ -172,22 +182,41 @@ class OneHot:
         free = [s and not c for s, c in zip(slabs, summed, strict=True)]
         if all(summed) or all(free):
             return None
-        base = compat.bind(eqn, [_base(v) for v in values])[0]
+        still = compat.bind(eqn, [_base(v) for v in values])[0]
+        base = still
+        if any(isinstance(v, Whole) for v in values):
+            parts = [v.value if isinstance(v, Whole) else _base(v) for v in values]
+            base = compat.bind(eqn, parts)[0]
         if any(summed):
             side = summed.index(True)
-            row = self._at(_base(values[1 - side]), axes[1 - side])
-            pair = [self._change(values[side]), row]
-            base = base + jnp.tensordot(*(pair if side == 0 else pair[::-1]), axes=0)
+            other = values[1 - side]
+            met = other.value if isinstance(other, Whole) else _base(other)
+            row = self._at(met, axes[1 - side])
+            change = self._change(values[side])
+            left, right = (change, row) if side == 0 else (row, change)
+            # written as a broadcast, which fuses where a batched product would not
+            base = base + left.reshape(left.shape + (1,) * right.ndim) * right
         if not any(free):
-            return Whole(base)
+            return Whole(still, base)
         side = free.index(True)
-        new = self._free_product(eqn, values, side, axes)
         axis = values[side].axis - (values[side].axis > axes[side])
         if side == 1:
             axis += jnp.ndim(_base(values[0])) - 1
+        if values[side].spike is not None:
+            new = self._at(base, axis) + self._spiked(values, side, axes)
+        else:
+            new = self._free_product(eqn, values, side, axes)
         if any(summed) or isinstance(values[1 - side], Whole):
-            return Whole(self._put(base, axis, new))
+            return Whole(still, self._put(base, axis, new))
         return Slab(base, axis, new)
+
+    def _spiked(self, values: list[Any], side: int, axes: list[int]) -> Array:
+        """What one moved element of a matrix adds to a product: a multiple of the row
+        of the other operand that it meets."""
+        row, change = values[side].spike
+        other, axis = self.whole(values[1 - side]), axes[1 - side]
+        met = lax.dynamic_index_in_dim(other, row, axis, keepdims=False)
+        return (change * met).astype(other.dtype)
 
     def _free_product(
         self, eqn: Equation, values: list[Any], side: int, axes: list[int]
@@ -213,20 +242,27 @@ class OneHot:
         if grouped or kernel.axis != numbers.rhs_spec[0]:
             return None
         operand = self.whole(image)
-        base = compat.bind(eqn, [operand, kernel.base])[0]
+        still = compat.bind(eqn, [_base(image), kernel.base])[0]
         one = jnp.expand_dims(kernel.new, kernel.axis)
         axis = int(numbers.out_spec[1])
         new = jnp.squeeze(compat.bind(eqn, [operand, one])[0], axis)
-        if isinstance(image, Whole):
-            return Whole(self._put(base, axis, new))
-        return Slab(base, axis, new)
+        if not isinstance(image, Whole):
+            return Slab(still, axis, new)
+        base = compat.bind(eqn, [operand, kernel.base])[0]
+        return Whole(still, self._put(base, axis, new))
+
+    def _stop_gradient(self, eqn: Equation, values: list[Any]) -> Slab:
+        slab = values[0]
+        flag = self._moves.is_transparent(eqn)
+        old = self._at(slab.base, slab.axis)
+        return Slab(slab.base, slab.axis, jnp.where(flag, slab.new, old))
 
     def _reduce_sum(self, eqn: Equation, values: list[Any]) -> Slab | Whole:
         slab, axes = values[0], eqn.params["axes"]
         base = compat.bind(eqn, [slab.base])[0]
         rest = tuple(a - (a > slab.axis) for a in axes if a != slab.axis)
         if slab.axis in axes:
-            return Whole(base + jnp.sum(self._change(slab), axis=rest))
+            return Whole(base, base + jnp.sum(self._change(slab), axis=rest))
         axis = slab.axis - sum(a < slab.axis for a in axes)
         return Slab(base, axis, jnp.sum(slab.new, axis=rest))
 
@@ -261,6 +297,4 @@ class OneHot:
 
 
 def _base(value: Any) -> Array:
-    if isinstance(value, Slab):
-        return value.base
-    return value.value if isinstance(value, Whole) else value
+    return value.base if isinstance(value, Slab | Whole) else value

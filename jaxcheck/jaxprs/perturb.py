@@ -58,37 +58,55 @@ class Perturbation:
             transparent: bool array [number of sites].
         """
         pairs = list(zip(base, moved, strict=True))
-        return [
-            m for _, m in _Run(self._number, transparent).program(self.program, pairs)
-        ]
+        return [m for _, m in self.moves(transparent).program(self.program, pairs)]
+
+    def moves(self, transparent: Any) -> Moves:
+        """What runs equations on pairs, with these flags."""
+        return Moves(self._number, transparent)
 
 
-class _Run:
-    """One evaluation: the sites' numbers and the flags they are read with."""
+class Moves:
+    """Runs equations on pairs (base, moved); a pair of one object has not moved.
+
+    Attributes:
+        number: of each stop_gradient equation, by ``id``.
+        transparent: flag of each.
+    """
 
     def __init__(self, number: dict[int, int], transparent: Any) -> None:
         self.number = number
         self.transparent = transparent
 
     def program(self, program: Program, pairs: Sequence[Pair]) -> list[Pair]:
+        """Outputs of a program."""
         jaxpr, _ = compat.opened(program)
         needed = self._needing_base(jaxpr)
 
         def rule(eqn: Equation, operands: list[Pair]) -> Sequence[Pair]:
-            if eqn.primitive.name == "stop_gradient":
-                return [self._site(eqn, operands[0])]
-            if all(base is moved for base, moved in operands):
-                out = compat.bind(eqn, [base for base, _ in operands])
-                return [(value, value) for value in out]
-            if self._has_sites(eqn):
-                return self._nested(eqn, operands)
-            moved = compat.bind(eqn, [m for _, m in operands])
-            if id(eqn) not in needed:
-                return [(None, m) for m in moved]
-            base = compat.bind(eqn, [b for b, _ in operands])
-            return list(zip(base, moved, strict=True))
+            return self.equation(eqn, operands, with_base=id(eqn) in needed)
 
         return interpret.interpret(program, pairs, rule, lambda c: (c, c))
+
+    def equation(
+        self, eqn: Equation, operands: list[Pair], *, with_base: bool = True
+    ) -> list[Pair]:
+        """Outputs of one equation; without base, the base of what moves is None."""
+        if eqn.primitive.name == "stop_gradient":
+            return [self._site(eqn, operands[0])]
+        if all(base is moved for base, moved in operands):
+            out = compat.bind(eqn, [base for base, _ in operands])
+            return [(value, value) for value in out]
+        if self._has_sites(eqn):
+            return self._nested(eqn, operands)
+        moved = compat.bind(eqn, [m for _, m in operands])
+        if not with_base:
+            return [(None, m) for m in moved]
+        base = compat.bind(eqn, [b for b, _ in operands])
+        return list(zip(base, moved, strict=True))
+
+    def is_transparent(self, eqn: Equation) -> Any:
+        """The flag of a stop_gradient equation."""
+        return self.transparent[self.number[id(eqn)]]
 
     def _needing_base(self, jaxpr: Any) -> set[int]:
         """Equations (by id) whose base value a stop_gradient needs, or the outputs."""
@@ -115,7 +133,7 @@ class _Run:
         base, moved = operand
         if base is moved:
             return operand
-        return base, jnp.where(self.transparent[self.number[id(eqn)]], moved, base)
+        return base, jnp.where(self.is_transparent(eqn), moved, base)
 
     def _nested(self, eqn: Equation, operands: list[Pair]) -> list[Pair]:
         handlers: dict[str, Callable[[Equation, list[Pair]], list[Pair]]] = {

@@ -1,0 +1,111 @@
+"""What every benchmark writes down: times with their spread, a table, a JSON file.
+
+The JSON holds the raw samples as well as the medians, with the versions, the device
+and the thread counts, so that two files can be compared later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+PACKAGES = ("jaxcheck", "jax", "jaxlib", "numpy", "scipy", "torch", "optax", "flax")
+
+
+def parser(module_doc: str | None, repetitions: int) -> argparse.ArgumentParser:
+    """An argument parser with the options that all benchmarks share."""
+    summary = (module_doc or "").partition("\n\n")[0]
+    result = argparse.ArgumentParser(description=summary)
+    result.add_argument("--repetitions", type=int, default=repetitions)
+    result.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path(__file__).parent / "results",
+        help="directory of the JSON file",
+    )
+    return result
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, processor and thread counts of this process."""
+    # Imported here: a benchmark that measures child processes must stay small itself.
+    import jax
+
+    device = jax.devices()[0]
+    result: dict[str, Any] = {
+        "versions": {"python": platform.python_version()} | installed(PACKAGES),
+        "device": device.device_kind,
+        "platform": device.platform,
+        "processor": processor(),
+        "cpus": len(os.sched_getaffinity(0)),
+        # Above the number of cpus, others were computing too and times mean little.
+        "load_average": os.getloadavg()[0],
+    }
+    if "torch" in sys.modules:
+        result["torch_threads"] = sys.modules["torch"].get_num_threads()
+    return result
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of ``packages`` that are installed."""
+    versions: dict[str, str] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def processor() -> str:
+    """The processor's name as Linux tells it, else what Python knows."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    match = re.search(r"model name\s*:\s*(.+)", text)
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def spread(samples: Sequence[float], unit: str = "") -> str:
+    """``median (min–max)``, with three significant digits."""
+    low, middle, high = min(samples), statistics.median(samples), max(samples)
+    return f"{middle:.3g}{unit} ({low:.3g}–{high:.3g})"
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print ``rows`` under ``header``, columns aligned."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def write(
+    directory: pathlib.Path,
+    name: str,
+    environment: dict[str, Any],
+    settings: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+) -> pathlib.Path:
+    """Write one benchmark's JSON file and say where it is."""
+    device = re.sub(r"[^a-z0-9]+", "-", environment["device"].lower()).strip("-")
+    path = directory / f"{name}-{device}.json"
+    content = {
+        "benchmark": name,
+        "environment": environment,
+        "settings": settings,
+        "rows": list(rows),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    print(f"\nwritten to {path}")
+    return path

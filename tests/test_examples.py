@@ -1,0 +1,128 @@
+"""What people copy works: examples, the code in README.md and docs/, and the links."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# What a reader finds in the WRONG report of each example: leaves that the bug reaches,
+# and one that it does not.
+LEAVES = {
+    "digits": (
+        ["['hidden']['bias']", "['hidden']['kernel']"],
+        "['output']['kernel']",
+    ),
+    "digits_cnn_linen": (
+        ["['params']['Conv_0']['kernel']", "['params']['Conv_1']['kernel']"],
+        "['params']['Dense_0']['kernel']",
+    ),
+    "digits_mlp_nnx": ([".hidden.kernel", ".norm.scale"], ".output.kernel"),
+    "digits_rnn_scan": ([".input", ".recurrent", ".bias"], ".readout"),
+}
+
+
+def run(*command):
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def row_of(leaf, report):
+    """The line of the table that begins with ``leaf``."""
+    rows = [line for line in report.splitlines() if line.strip().startswith(leaf)]
+    assert len(rows) == 1, report
+    return rows[0]
+
+
+def is_name(example):
+    return example.stem
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=is_name)
+def test_example_prints_a_correct_and_a_wrong_report(example):
+    done = run(example)
+    assert done.returncode == 0, done.stderr
+    right, wrong = done.stdout.split("With the planted bug")
+    reached, not_reached = LEAVES[example.stem]
+    assert "WRONG" not in right
+    for leaf in (*reached, not_reached):
+        assert row_of(leaf, right).endswith("correct")
+    for leaf in reached:
+        assert row_of(leaf, wrong).endswith("WRONG")
+        after = wrong.partition(row_of(leaf, wrong))[2].splitlines()[1]
+        assert re.search(r"autodiff \S+, numerical \S+ ± \S+", after)
+    assert row_of(not_reached, wrong).endswith("correct")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=is_name)
+@pytest.mark.parametrize(("problem", "status"), [("problem", 0), ("problem_wrong", 1)])
+def test_command_line_reads_the_problem_of_an_example(example, problem, status):
+    done = run("-m", "jaxcheck", "check", f"{example}:{problem}")
+    assert done.returncode == status, done.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=is_name)
+def test_example_is_short_and_told_apart(example):
+    text = example.read_text()
+    assert len(text.splitlines()) < 100
+    assert example.stem in LEAVES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_of_a_page_run(page, tmp_path):
+    """Run the page as one test file, its lines numbered as they are in the page."""
+    copy = tmp_path / f"{page.stem.replace('-', '_').lower()}.py"
+    copy.write_text(python_of(page.read_text()))
+    done = run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, copy
+    )
+    no_tests = 5  # pytest's exit status if the file runs and holds no test function
+    assert done.returncode in {0, no_tests}, done.stdout
+
+
+def python_of(markdown):
+    """The Python blocks of a page, every other line blank."""
+    lines = []
+    inside = False
+    for line in markdown.splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            lines.append("")
+        else:
+            lines.append(line if inside else "")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    for target in targets:
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["quickstart", "tests"])
+def test_readme_marks_the_commands_that_are_run_from_a_clean_clone(name):
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(rf"<!-- ci: {name} -->\n```sh\n(.*?)\n```", readme, re.S)
+    assert len(blocks) == 1
+    assert "\n" not in blocks[0]
+
+
+def test_command_line_page_describes_every_option():
+    shown = set()
+    for command in (["check"], ["doctor"], []):
+        done = run("-m", "jaxcheck", *command, "--help")
+        shown |= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", done.stdout))
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    described = set(re.findall(r"`(--[a-z][\w-]*)", page))
+    assert described == shown - {"--help"}
