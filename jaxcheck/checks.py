@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -130,10 +131,9 @@ def check(
     del (
         locate
     )  # a culprit is named by jaxcheck.locate, which is not part of this version
-    probe_key = _require_key(key)
-    parts = partition(params, differentiate=True)
+    seed = _require_key(key)
+    parts = partition(params)
     require_differentiable(parts, "params")
-    seed = [int(x) for x in np.asarray(jax.random.key_data(probe_key)).ravel()]
     plan = make_plan(
         parts.differentiable,
         mode=mode,
@@ -172,7 +172,7 @@ def check(
     _require_finite(native, parts.differentiable)
     if (finding := nondeterminism(traced, native)) is not None:
         return writer.unjudged(finding, programs, native, "the loss is not a function")
-    reading = programs.read(native, jitter=0.0, key=probe_key)
+    reading = programs.read(native)
     if not (math.isfinite(native.loss) and math.isfinite(reading.loss)):
         finding = Finding(
             kind="nan_loss",
@@ -186,7 +186,7 @@ def check(
         meter = Meter(
             programs,
             reading,
-            key=probe_key,
+            seed=seed,
             transparent=stop_gradient == "transparent",
             advance=advance,
         )
@@ -195,8 +195,13 @@ def check(
             native,
             reading,
             plan,
-            Tolerances(eps=programs.eps, rtol=rtol, atol=atol),
-            key=probe_key,
+            Tolerances(
+                eps=programs.eps,
+                rounding=programs.gradient_eps,
+                rtol=rtol,
+                atol=atol,
+            ),
+            seed=seed,
             budget=budget,
         )
         results = verification.run()
@@ -292,7 +297,9 @@ def _judged_leaf(
     comparison = outcome.comparison
     error, bar = comparison.relative_error()
     bound, confidence = None, None
-    if outcome.verdict is Verdict.CORRECT:
+    if outcome.negligible:
+        error, bar = None, None
+    elif outcome.verdict is Verdict.CORRECT:
         bound, confidence = comparison.bound(verification.gradient_norm(k))
     singles = result.coordinates or comparison
     offset = int(programs.offsets[k])
@@ -332,7 +339,7 @@ def _failing(
     if result.outcome.verdict is not Verdict.WRONG or singles.method != "exhaustive":
         return None
     t = verification.judge.tolerances
-    return len(singles.disagreeing(t.eps, t.rtol, t.atol))
+    return len(singles.disagreeing(t.rounding, t.rtol, t.atol))
 
 
 def _precision(reading: ReadingResult, k: int) -> float | None:
@@ -438,7 +445,8 @@ def _require_options(
                 f"`check({name}={value!r})` is not known; use one of {wanted}."
             )
     for name, number in (("rtol", rtol), ("atol", atol)):
-        if not (isinstance(number, float | int) and 0 <= number < math.inf):
+        real = isinstance(number, numbers.Real | np.generic)
+        if not (real and 0 <= number < math.inf):
             raise InvalidInputError(
                 f"`check({name}={number!r})` must be a non-negative finite number."
             )
@@ -458,19 +466,21 @@ def _require_counts(**counts: int | None) -> None:
             )
 
 
-def _require_key(key: Any) -> Any:
-    """A typed random key: the default, a key as it is, or an old one wrapped."""
+def _require_key(key: Any) -> list[int]:
+    """The words of a random key, typed or old, of any implementation."""
     if key is None:
-        return jax.random.key(0)
+        return [0, 0]  # what jax.random.key(0) holds
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         if key.shape == ():
-            return key
+            return [int(x) for x in np.asarray(jax.random.key_data(key))]
     elif dtype == np.uint32 and np.ndim(key) == 1:
-        return jax.random.wrap_key_data(key)
+        return [int(x) for x in np.asarray(key)]
+    got = type(key).__name__ + (
+        "" if dtype is None else f" of {dtype}{list(key.shape)}"
+    )
     raise InvalidInputError(
-        "`check(key=...)` must be one random key, e.g. jax.random.key(0); got "
-        f"{type(key).__name__}{'' if dtype is None else f' of {dtype}{list(key.shape)}'}."
+        f"`check(key=...)` must be one random key, e.g. jax.random.key(0); got {got}."
     )
 
 

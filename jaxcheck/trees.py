@@ -55,11 +55,6 @@ class Leaf:
         return zlib.crc32(self.path.encode())
 
 
-def is_traceable(value: Any) -> bool:
-    """Whether ``value`` is an array that JAX can pass into a traced function."""
-    return isinstance(value, jax.Array)
-
-
 def is_inexact(dtype: Any) -> bool:
     """Whether ``dtype`` is a real or complex floating dtype (of any width)."""
     return bool(jnp.issubdtype(dtype, jnp.inexact))
@@ -124,64 +119,43 @@ def _other(name: str, kind: str, reason: str, size: int = 0) -> Leaf:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """A pytree taken apart into what is differentiated, passed in, and held fixed.
+    """A pytree taken apart into what is differentiated and what is held fixed.
 
     Attributes:
         leaves: a description of every leaf, in flattening order.
         treedef: structure of the tree (None counted as a leaf).
-        roles: for each leaf ``"moved"``, ``"passed"`` or ``"static"``.
-        moved: values of the differentiable leaves, as arrays.
-        passed: values of the other ``jax.Array`` leaves.
-        static: everything else, as it came.
+        moved: values of the differentiable leaves, in order.
+        fixed: everything else, as it came, in order.
     """
 
     leaves: tuple[Leaf, ...]
     treedef: Any
-    roles: tuple[str, ...]
     moved: tuple[Any, ...]
-    passed: tuple[Any, ...]
-    static: tuple[Any, ...]
+    fixed: tuple[Any, ...]
 
     @property
     def differentiable(self) -> tuple[Leaf, ...]:
         """The leaves that can be differentiated, in order."""
         return tuple(leaf for leaf in self.leaves if leaf.differentiable)
 
-    def rebuild(self, moved: Sequence[Any], passed: Sequence[Any]) -> Any:
+    def rebuild(self, moved: Sequence[Any]) -> Any:
         """Put the tree together again with other (perhaps traced) values."""
-        pools = {
-            "moved": iter(moved),
-            "passed": iter(passed),
-            "static": iter(self.static),
-        }
-        values = [next(pools[role]) for role in self.roles]
+        moving, fixed = iter(moved), iter(self.fixed)
+        values = [next(moving if x.differentiable else fixed) for x in self.leaves]
         return jax.tree_util.tree_unflatten(self.treedef, values)
 
 
-def partition(tree: Any, *, differentiate: bool) -> Partition:
-    """Take ``tree`` apart; with ``differentiate=False`` no leaf is ``"moved"``.
-
-    NumPy arrays and Python scalars that are not differentiated stay as they came, so
-    that a loss function may use them where JAX wants concrete values.
-    """
+def partition(tree: Any) -> Partition:
+    """Take ``tree`` apart into its differentiable leaves and the rest."""
     pairs, treedef = flatten_with_none(tree)
     leaves = tuple(describe(path, value) for path, value in pairs)
-    roles: list[str] = []
-    pools: dict[str, list[Any]] = {"moved": [], "passed": [], "static": []}
-    for leaf, (_, value) in zip(leaves, pairs, strict=True):
-        if differentiate and leaf.differentiable:
-            role = "moved"
-        else:
-            role = "passed" if is_traceable(value) else "static"
-        roles.append(role)
-        pools[role].append(value)
+    values = [value for _, value in pairs]
+    both = list(zip(leaves, values, strict=True))
     return Partition(
         leaves=leaves,
         treedef=treedef,
-        roles=tuple(roles),
-        moved=tuple(pools["moved"]),
-        passed=tuple(pools["passed"]),
-        static=tuple(pools["static"]),
+        moved=tuple(value for leaf, value in both if leaf.differentiable),
+        fixed=tuple(value for leaf, value in both if not leaf.differentiable),
     )
 
 
@@ -191,6 +165,12 @@ def require_differentiable(parts: Partition, name: str) -> None:
     Raises:
         InvalidInputError: the tree is empty or has no floating leaf.
     """
+    for leaf, value in zip(parts.differentiable, parts.moved, strict=True):
+        if isinstance(value, jax.core.Tracer):
+            raise InvalidInputError(
+                f"`{name}{leaf.path}` must be a concrete array; it is a tracer. Call "
+                "jaxcheck outside of jax.jit, jax.grad and jax.vmap."
+            )
     if not parts.leaves:
         raise InvalidInputError(
             f"`{name}` must hold at least one floating or complex array; it is an "

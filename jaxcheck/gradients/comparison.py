@@ -19,13 +19,22 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 # A leaf is resolved if its error bars amount to less than this share of its gradient:
 # a factor of 1.001 would have been seen.
-RESOLUTION = 5e-4
+_RESOLUTION = 5e-4
+# Differences in a lower precision cannot do that: this many times eps^(2/3), the error
+# of a difference, but never more than one part in twenty.
+_RESOLUTION_UNITS = 200.0
+_COARSEST = 5e-2
 # Rounding of a sum of products, in units of eps times the sum of absolute values.
 _ROUNDING = 8.0
 # Mean square of a probe's coordinate, ±U[0.5, 1.5].
 _MEAN_SQUARE = 13.0 / 12.0
 # A gradient this much smaller than what was summed is zero up to cancellation.
 _CANCELLED = 1e-3
+
+
+def resolution_of(eps: float) -> float:
+    """The share of a gradient that error bars may leave open."""
+    return min(_COARSEST, max(_RESOLUTION, _RESOLUTION_UNITS * eps ** (2.0 / 3.0)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,7 +158,7 @@ class Evaluator:
         jaxpr, _ = compat.opened(inlined)
         one = peak_bytes(inlined)
         if not self._one_hot:  # every lane has parameters of its own
-            moving = jaxpr.invars[: self._point.traced.n_moved]
+            moving = jaxpr.invars
             one += 2 * sum(aval_bytes(v.aval) for v in moving)
         on_cpu = jax.default_backend() == "cpu"
         allowed = _CPU_BATCH_BYTES if on_cpu else _ACCELERATOR_BATCH_BYTES
@@ -182,7 +182,7 @@ class Evaluator:
             *first,
             np.zeros(len(point.leaves)),
             np.zeros(len(point.sites), bool),
-            jax.random.key(0),
+            np.zeros(2, np.uint32),
             np.False_,
             *floats,
             *floats,
@@ -191,7 +191,7 @@ class Evaluator:
         run = self._coordinates if self._one_hot else self._dense
         try:
             return Compiled(functools.partial(run, jax.vmap), inputs, x64=True)
-        except (NotImplementedError, ValueError):
+        except (NotImplementedError, TypeError, ValueError):
             # no batching rule (an ordered callback, a foreign kernel): lane by lane
             return Compiled(functools.partial(run, _one_by_one), inputs, x64=True)
 
@@ -204,21 +204,21 @@ class Evaluator:
         unit: Array,
         scale: Array,
         transparent: Array,
-        key: Array,
+        words: Array,
         relative: Array,
         *rest: Array,
     ) -> list[Array]:
         point = self._point
-        grads, sizes, views, others = self._split(rest)
+        grads, sizes, views = self._split(rest)
         steps = [
             jax.lax.cond(
                 unit,
                 lambda view=view: jnp.ones(view.shape),
-                functools.partial(self._steps, k, view, scale, key, relative),
+                functools.partial(self._steps, k, view, scale, words, relative),
             )
             for k, view in enumerate(views)
         ]
-        base = point.full(views, others)
+        base = point.arguments(views)
 
         def lane(lo: Array, hi: Array, step: Array) -> tuple[Array, ...]:
             moved = self._moved(views, steps, lo, hi, step)
@@ -227,7 +227,7 @@ class Evaluator:
                 lambda: (jnp.zeros(()),) * 3,  # the host knows them
                 lambda: _sums(grads, sizes, views, moved),
             )
-            out = point.perturbation(base, point.full(moved, others), transparent)
+            out = point.perturbation(base, point.arguments(moved), transparent)
             return (widen(out[0]), *sums)
 
         return list(batch(lane)(lo, hi, step))
@@ -243,17 +243,17 @@ class Evaluator:
         all_step: Array,
         scale: Array,
         transparent: Array,
-        key: Array,
+        words: Array,
         relative: Array,
         *rest: Array,
     ) -> list[Array]:
         del hi  # a lane is one coordinate
         point = self._point
-        grads, sizes, start, others = self._split(rest)
+        grads, sizes, start = self._split(rest)
 
         def shifted() -> list[Array]:
             steps = [
-                self._steps(k, view, scale, key, relative)
+                self._steps(k, view, scale, words, relative)
                 for k, view in enumerate(start)
             ]
             return self._moved(start, steps, all_lo, all_hi, all_step)
@@ -273,17 +273,17 @@ class Evaluator:
             ]
             pairs = zip(moved, point.leaves, strict=True)
             args = [_complex(one, x) if leaf.complex else x for x, leaf in pairs]
-            return widen(one.run(program, [*args, *point.rest(others)])[0])
+            return widen(one.run(program, args)[0])
 
         loss = batch(lane)(lo, step)
         return [loss, *(jnp.broadcast_to(s, loss.shape) for s in sums)]
 
     def _split(
         self, rest: Sequence[Array]
-    ) -> tuple[Sequence[Array], Sequence[Array], list[Array], Sequence[Array]]:
+    ) -> tuple[Sequence[Array], Sequence[Array], list[Array]]:
         count = len(self._point.leaves)
         grads, sizes, inputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        return grads, sizes, self._point.views_of(inputs), inputs[count:]
+        return grads, sizes, self._point.views_of(inputs)
 
     def _moved(
         self,
@@ -308,13 +308,13 @@ class Evaluator:
         return moved
 
     def _steps(
-        self, k: int, view: Array, scale: Array, key: Array, relative: Array
+        self, k: int, view: Array, scale: Array, words: Array, relative: Array
     ) -> Array:
         """The displacement of every coordinate of leaf ``k`` for ``step = 1``."""
         wide = jnp.abs(widen(view))
         own = power_of_two(wide * cube_root(self._point.eps))
         scales = jnp.where(relative & (wide > 0), own, scale[k])
-        return scales * probe(key, self._point.leaves[k].token, view.shape)
+        return scales * probe(words, self._point.leaves[k].token, view.shape)
 
 
 # lo, hi and step of a call whose point does not move

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import platform
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,6 +122,17 @@ def program_findings(
                 ),
             )
         )
+    if programs.borrowed is not None:
+        found.append(
+            Finding(
+                kind="lowered_precision",
+                message=(
+                    "a custom rule could not be read in float64 "
+                    f"({programs.borrowed}): the gradient in the program's own precision "
+                    "was compared with the differences, with a tolerance to match."
+                ),
+            )
+        )
     difference = abs(native.loss - reading.loss)
     if difference > 1e-2 * abs(reading.loss) and not programs.native_precision:
         found.append(
@@ -152,6 +163,7 @@ def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Fin
     size = np.maximum(np.abs(frozen.numerical), np.abs(through.numerical))
     found: list[Finding] = []
     shares: dict[int, list[tuple[float, str]]] = {}
+    together: list[tuple[float, str]] = []
     for leaf in np.flatnonzero(cut):
         for site in range(len(sites)):
             alone = meter.through_site(lanes[leaf], site)
@@ -161,9 +173,22 @@ def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Fin
                 share = change / max(abs(alone), abs(float(frozen.numerical[leaf])))
                 path = meter.programs.leaves[leaf].path
                 shares.setdefault(site, []).append((share, path))
+        if not any(
+            path == meter.programs.leaves[leaf].path for _, path in _all(shares)
+        ):
+            share = float(
+                np.abs(through.numerical - frozen.numerical)[leaf] / size[leaf]
+            )
+            together.append((share, meter.programs.leaves[leaf].path))
+    if together:
+        found.append(_detached(None, sorted(together, reverse=True)))
     for site, cuts in shares.items():
         found.append(_detached(sites[site], sorted(cuts, reverse=True)))
     return found
+
+
+def _all(shares: dict[int, list[tuple[float, str]]]) -> list[tuple[float, str]]:
+    return [cut for cuts in shares.values() for cut in cuts]
 
 
 def _cut(meter: Meter, lanes: list[Lane]) -> tuple[Any, Comparison, Comparison]:
@@ -181,25 +206,26 @@ def _detached(site: Any, cuts: list[tuple[float, str]]) -> Finding:
         f"{share:.0%} of {path or 'the leaf'}" for share, path in cuts[:5]
     )
     more = f" and {len(cuts) - 5} more" if len(cuts) > 5 else ""
+    name = site or "several stop_gradient equations together"
     return Finding(
         kind="detached",
         leaf=cuts[0][1],
         site=site,
-        message=f"{site} removes {listing}{more} from the gradient: intended?",
+        message=f"{name} removes {listing}{more} from the gradient: intended?",
         remedy='stop_gradient="transparent" makes such a cut WRONG.',
     )
 
 
 def package_versions() -> tuple[tuple[str, str], ...]:
     """Versions of what a verdict depends on."""
-    names = ("jaxcheck", "jax", "jaxlib", "numpy")
-    found = [("python", platform.python_version())]
-    for name in names:
-        try:
-            found.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            found.append((name, "not installed"))
-    return tuple(found)
+    own = str(getattr(sys.modules["jaxcheck"], "__version__", "unknown"))
+    return (
+        ("python", platform.python_version()),
+        ("jaxcheck", own),
+        ("jax", jax.__version__),
+        ("jaxlib", jax.lib.__version__),
+        ("numpy", np.__version__),
+    )
 
 
 def device_name() -> str:

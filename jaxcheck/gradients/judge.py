@@ -8,14 +8,15 @@ stop_gradient explains it. What cannot be decided is INCONCLUSIVE, with its caus
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxcheck.gradients.comparison import RESOLUTION, Comparison, Lane
+from jaxcheck.gradients.comparison import Comparison, Lane, resolution_of
 from jaxcheck.gradients.ladder import Rungs, Shape
 from jaxcheck.gradients.measure import Meter
+from jaxcheck.gradients.probes import words_of
 from jaxcheck.gradients.program import NativeResult
 from jaxcheck.reports.values import Finding, Verdict
 
@@ -36,9 +37,17 @@ _JITTER = 4.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerances:
-    """What may differ: see ``jaxcheck.check``."""
+    """What may differ: see ``jaxcheck.check``.
+
+    Attributes:
+        eps: unit roundoff of one value of the loss.
+        rounding: unit roundoff of the gradient under test.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+    """
 
     eps: float
+    rounding: float
     rtol: float
     atol: float
 
@@ -53,6 +62,8 @@ class LeafOutcome:
         reason: why it is not CORRECT.
         findings: what was found on the way.
         wrong: lanes whose disagreement is certain, the worst first.
+        negligible: whether the leaf is accepted for being too small to matter, although
+            no digit of its gradient could be confirmed.
     """
 
     verdict: Verdict
@@ -60,6 +71,7 @@ class LeafOutcome:
     reason: str | None = None
     findings: list[Finding] = dataclasses.field(default_factory=list[Finding])
     wrong: list[Lane] = dataclasses.field(default_factory=list[Lane])
+    negligible: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +101,15 @@ class Judge:
         native: NativeResult,
         tolerances: Tolerances,
         *,
-        key: Any,
+        seed: Sequence[int],
         gradient: float,
     ) -> None:
         self.meter = meter
         self.native = native
         self.tolerances = tolerances
         self.gradient = gradient
-        self._key = key
+        self._resolution = resolution_of(tolerances.eps)
+        self._seed = seed
         self._jittered: list[Meter] | None = None
 
     def decide(self, leaf: int, comparison: Comparison) -> LeafOutcome:
@@ -122,6 +135,7 @@ class Judge:
                 "largest leaf's, per relative change of the parameters: too small beside "
                 "the round-off of the loss to be confirmed by itself."
             )
+            outcome.negligible = True
             remedy = "If this leaf should learn, look for saturated units on its way."
             outcome.findings.append(
                 Finding(kind="saturated", leaf=path, message=message, remedy=remedy)
@@ -173,13 +187,14 @@ class Judge:
             self._record(outcome, path, chosen, rulings)
             if wrong:
                 outcome.verdict, outcome.wrong = Verdict.WRONG, wrong
+                outcome.reason = None
                 return
             if outcome.verdict is Verdict.INCONCLUSIVE:
                 return
 
     def _disagreeing(self, comparison: Comparison) -> Any:
         t = self.tolerances
-        return comparison.disagreeing(t.eps, t.rtol, t.atol)
+        return comparison.disagreeing(t.rounding, t.rtol, t.atol)
 
     def _record(
         self, outcome: LeafOutcome, path: str, chosen: list[int], rulings: list[_Ruling]
@@ -204,22 +219,53 @@ class Judge:
     def _rule(
         self, lanes: list[Lane], comparison: Comparison, positions: list[int]
     ) -> list[_Ruling]:
-        climbed = self.meter.climb(lanes)
+        climbed = self._climb(lanes)
         sizes = comparison.size[positions]
         rulings = [
             self._first_opinion(rungs, predicted, float(size))
             for (rungs, predicted), size in zip(climbed, sizes, strict=True)
         ]
-        doubtful = [
-            k for k, r in enumerate(rulings) if r.verdict is not Verdict.CORRECT
-        ]
-        if doubtful:
-            self._second_opinion(lanes, climbed, rulings, doubtful)
+        wrong = [k for k, r in enumerate(rulings) if r.verdict is Verdict.WRONG]
+        if wrong:
+            self._second_opinion(lanes, climbed, rulings, wrong)
         return rulings
+
+    def _climb(self, lanes: list[Lane]) -> list[tuple[Rungs, float]]:
+        """A ladder for each lane, in the leaf's steps.
+
+        A single coordinate far from its leaf's scale climbs in steps of its own.
+        """
+        factors = [self._own_step(lane) for lane in lanes]
+        climbed = self.meter.climb(
+            [
+                lane if factor == 1.0 else dataclasses.replace(lane, relative=True)
+                for lane, factor in zip(lanes, factors, strict=True)
+            ]
+        )
+        return [
+            (
+                dataclasses.replace(
+                    rungs,
+                    derivative=rungs.derivative / factor,
+                    bar=rungs.bar / factor,
+                    left=rungs.left / factor,
+                    right=rungs.right / factor,
+                ),
+                predicted / factor,
+            )
+            for (rungs, predicted), factor in zip(climbed, factors, strict=True)
+        ]
+
+    def _own_step(self, lane: Lane) -> float:
+        """A coordinate's own step in its leaf's steps, 1 if they are about the same."""
+        if lane.probe is not None or lane.relative:
+            return 1.0
+        own = self.meter.own_step(lane)
+        return 1.0 if 2.0**-_FAR < own < 2.0**_FAR else own
 
     def _allowed(self, derivative: float, bar: float, size: float) -> float:
         t = self.tolerances
-        return bar + 8 * t.eps * size + t.rtol * abs(derivative)
+        return bar + 8 * t.rounding * size + t.rtol * abs(derivative)
 
     def _first_opinion(self, rungs: Rungs, predicted: float, size: float) -> _Ruling:
         """Read one ladder against the predicted change."""
@@ -234,6 +280,8 @@ class Judge:
                 message=message,
             )
 
+        if rungs.shape is Shape.UNRESOLVED:
+            return ruling(Verdict.INCONCLUSIVE, "noise", self._unsettled())
         if rungs.shape is Shape.EDGE:
             return ruling(
                 Verdict.INCONCLUSIVE,
@@ -274,13 +322,7 @@ class Judge:
                 else "neither autodiff nor differences are finite here",
             )
         if not rungs.stable:
-            return ruling(
-                Verdict.INCONCLUSIVE,
-                "noise",
-                "noise: the differences do not settle over steps of "
-                f"2^-26 to 2^10 times eps^(1/3); noise of a loss value "
-                f"{self.meter.noise:.1e}",
-            )
+            return ruling(Verdict.INCONCLUSIVE, "noise", self._unsettled())
         return ruling(
             Verdict.WRONG,
             "kink" if rungs.shape is Shape.KINK else None,
@@ -289,17 +331,21 @@ class Judge:
             else "",
         )
 
+    def _unsettled(self) -> str:
+        return (
+            "noise: the differences settle at no step; one value of the loss is "
+            f"uncertain by {self.meter.noise:.1e}"
+        )
+
     def _second_opinion(
         self,
         lanes: list[Lane],
         climbed: list[tuple[Rungs, float]],
         rulings: list[_Ruling],
-        doubtful: list[int],
+        wrong: list[int],
     ) -> None:
-        """Before WRONG is said: another step, autodiff's noise, the other reading."""
-        self._try_own_steps(lanes, climbed, rulings, doubtful)
-        wrong = [k for k in doubtful if rulings[k].verdict is Verdict.WRONG]
-        noise = self._autodiff_noise([lanes[k] for k in wrong]) if wrong else []
+        """Before WRONG is said: autodiff's own noise, and the transparent reading."""
+        noise = self._autodiff_noise([lanes[k] for k in wrong])
         for k, own in zip(wrong, noise, strict=True):
             rungs, predicted = climbed[k]
             difference = abs(rungs.derivative - predicted)
@@ -318,7 +364,7 @@ class Judge:
                 )
         if not self.meter.programs.sites or self.meter.transparent:
             return
-        left = [k for k in doubtful if rulings[k].verdict is not Verdict.CORRECT]
+        left = [k for k in wrong if rulings[k].verdict is not Verdict.CORRECT]
         if not left:
             return
         # a gradient that agrees with the loss as a whole is right, wherever a
@@ -329,35 +375,6 @@ class Judge:
             if again.verdict is Verdict.CORRECT and again.kind is None:
                 rulings[k] = again
 
-    def _try_own_steps(
-        self,
-        lanes: list[Lane],
-        climbed: list[tuple[Rungs, float]],
-        rulings: list[_Ruling],
-        doubtful: list[int],
-    ) -> None:
-        """Single coordinates far from their leaf's scale get a ladder of their own."""
-        for k in doubtful:
-            lane = lanes[k]
-            if lane.probe is not None or lane.relative:
-                continue
-            own = self.meter.own_step(lane)
-            if 2.0**-_FAR < own < 2.0**_FAR:
-                continue
-            rungs, predicted = self.meter.climb(
-                [dataclasses.replace(lane, relative=True)]
-            )[0]
-            # back to the leaf's steps
-            rungs = dataclasses.replace(
-                rungs,
-                derivative=rungs.derivative / own,
-                bar=rungs.bar / own,
-                left=rungs.left / own,
-                right=rungs.right / own,
-            )
-            climbed[k] = rungs, predicted / own
-            rulings[k] = self._first_opinion(*climbed[k], 0.0)
-
     def _autodiff_noise(self, lanes: list[Lane]) -> list[float]:
         """How much the predicted changes move with a few units of roundoff."""
         if self._jittered is None:
@@ -367,7 +384,7 @@ class Judge:
                     programs.read(
                         self.native,
                         jitter=_JITTER,
-                        key=jax.random.fold_in(self._key, 1_000_003 + k),
+                        words=words_of(self._seed, 1_000_003 + k),
                     )
                 )
                 for k in range(2)
@@ -382,28 +399,49 @@ class Judge:
 
     def _resolved(self, outcome: LeafOutcome) -> bool:
         comparison = outcome.comparison
-        if not len(comparison) or comparison.resolution() <= RESOLUTION:
+        if not len(comparison) or comparison.resolution() <= self._resolution:
             return True
-        if not comparison.is_zero(self.tolerances.eps):
+        if not comparison.is_zero(self.tolerances.rounding):
             return False
         # zero: the bar must be small beside what the loss is, or would become, if the
         # parameters changed by their own size
         cube = self.tolerances.eps ** (1.0 / 3.0)
         bar = float(np.sqrt(np.mean(comparison.bar**2))) / cube
         bent = float(np.max(comparison.curvature)) / cube**2
-        return bar <= RESOLUTION * max(abs(self.meter.at_point), bent)
+        return bar <= self._resolution * max(abs(self.meter.at_point), bent)
 
     def _sharpen(self, outcome: LeafOutcome) -> None:
-        """Measure again with the step that the ladders of the worst lanes chose."""
+        """Measure again, with other steps, what is not resolved."""
         comparison = outcome.comparison
+        if comparison.method != "directional":
+            self._in_own_steps(comparison)
+            if self._resolved(outcome):
+                return
         worst = np.argsort(-comparison.bar, kind="stable")[:_ROUND]
-        lanes = [comparison.lanes[int(k)] for k in worst]
-        climbed = self.meter.climb(lanes)
+        climbed = self.meter.climb([comparison.lanes[int(k)] for k in worst])
         exponents = [r.exponent for r, _ in climbed if np.isfinite(r.bar)]
-        if not exponents:
+        scales = [2.0 ** float(np.median(exponents).round())] if exponents else []
+        # a leaf of tiny values may be an offset of something of scale one
+        scales.append(self.meter.unit_step(comparison.lanes[0]))
+        for scale in scales:
+            again = self.meter.compare(comparison.method, comparison.lanes, scale)
+            if float(np.sum(again.bar**2)) < float(np.sum(outcome.comparison.bar**2)):
+                again.settled = comparison.settled
+                outcome.comparison = again
+
+    def _in_own_steps(self, comparison: Comparison) -> None:
+        """Coordinates far from their leaf's scale, each with its own step."""
+        far = [
+            (k, factor)
+            for k, lane in enumerate(comparison.lanes)
+            if (factor := self._own_step(lane)) != 1.0
+        ]
+        if not far:
             return
-        scale = 2.0 ** float(np.median(exponents).round())
-        again = self.meter.compare(comparison.method, comparison.lanes, scale)
-        if float(np.sum(again.bar**2)) < float(np.sum(comparison.bar**2)):
-            again.settled = comparison.settled
-            outcome.comparison = again
+        lanes = [comparison.lanes[k] for k, _ in far]
+        relative = [dataclasses.replace(lane, relative=True) for lane in lanes]
+        again = self.meter.compare(comparison.method, relative)
+        for n, (k, factor) in enumerate(far):
+            if again.bar[n] / factor < comparison.bar[k]:
+                comparison.numerical[k] = again.numerical[n] / factor
+                comparison.bar[k] = again.bar[n] / factor

@@ -13,19 +13,37 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from typing import Any
 
 import numpy as np
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
-# From 2^-26 to 2^10 steps: from a few units of roundoff to sixty times eps^(1/3).
-EXPONENTS = tuple(range(-26, 11))
-STEPS = tuple(sign * 2.0**k for k in EXPONENTS for sign in (1.0, -1.0))
+# The largest step, in RMS of a leaf: beyond it a loss need not look like a line at all.
+_FARTHEST = 2.0**-7
+# The smallest step, in units of roundoff of a leaf.
+_NEAREST = 8.0
+
+
 # A second difference counts if it is this many times the noise of a value.
 _SIGNIFICANT = 32.0
+# Smaller steps that must agree with a rung before it is called stable.
+_WITNESSES = 4
 # Rungs that the slope is read from.
 _FITTED = 10
+
+
+def exponents(eps: float) -> tuple[int, ...]:
+    """Rungs of the ladder: steps of 2^k times a leaf's own step, eps^(1/3) RMS."""
+    cube = eps ** (1.0 / 3.0)
+    top = max(1, math.floor(math.log2(_FARTHEST / cube)))
+    return tuple(range(math.ceil(math.log2(_NEAREST * eps / cube)), top + 1))
+
+
+def steps(eps: float) -> tuple[float, ...]:
+    """Signed steps, two a rung."""
+    return tuple(sign * 2.0**k for k in exponents(eps) for sign in (1.0, -1.0))
 
 
 class Shape(enum.Enum):
@@ -64,36 +82,39 @@ class Rungs:
 
 
 def climb(values: FloatArray, at_point: float, noise: float, eps: float) -> Rungs:
-    """Judge one direction by the losses at ``STEPS``.
+    """Judge one direction by the losses at ``steps(eps)``.
 
     Args:
-        values: losses at ``STEPS``.
+        values: losses at ``steps(eps)``.
         at_point: the loss at the point.
         noise: absolute uncertainty of one loss value near the point.
         eps: relative uncertainty of one loss value anywhere.
     """
-    steps = 2.0 ** np.array(EXPONENTS, np.float64)
+    rungs = exponents(eps)
+    widths = 2.0 ** np.array(rungs, np.float64)
     plus, minus = np.asarray(values, np.float64).reshape(-1, 2).T
     with np.errstate(all="ignore"):
         uncertain = np.fmax(noise, eps * np.fmax(np.abs(plus), np.abs(minus)))
-        central = (plus - minus) / (2 * steps)
-        right, left = (plus - at_point) / steps, (at_point - minus) / steps
+        central = (plus - minus) / (2 * widths)
+        right, left = (plus - at_point) / widths, (at_point - minus) / widths
         second = np.abs(plus - 2 * at_point + minus)
     finite = np.isfinite(central)
     if np.count_nonzero(finite) < 5:
-        return _unknown(Shape.EDGE)
-    roundoff = uncertain / steps
+        return _unknown(Shape.UNRESOLVED if finite.all() else Shape.EDGE)
+    roundoff = uncertain / widths
     k = _choose(central, roundoff)
     bar = _bar(central, roundoff, k)
-    shape = _shape(second, steps, uncertain)
+    shape = _shape(second, widths, uncertain)
     if shape is Shape.SMOOTH and not np.isfinite(bar):
         shape = Shape.UNRESOLVED if finite.all() else Shape.EDGE
     return Rungs(
         derivative=float(central[k]),
         bar=float(bar),
-        exponent=EXPONENTS[k],
+        exponent=rungs[k],
         shape=shape,
-        stable=bool(np.isfinite(bar)) and _consistent(central, roundoff, k, bar),
+        stable=bool(np.isfinite(bar))
+        and k >= _WITNESSES
+        and _consistent(central, roundoff, k, bar),
         left=float(left[k]),
         right=float(right[k]),
         jump=float(np.median(second[:_FITTED])) if shape is Shape.JUMP else 0.0,

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxcheck.gradients import differences, ladder
@@ -19,6 +18,7 @@ from jaxcheck.gradients.arrays import real_view
 from jaxcheck.gradients.comparison import Comparison, Lane
 from jaxcheck.gradients.evaluation import Lanes, Values
 from jaxcheck.gradients.ladder import Rungs
+from jaxcheck.gradients.probes import words_of
 from jaxcheck.gradients.program import Programs, ReadingResult
 from jaxcheck.jaxprs import compat
 
@@ -42,14 +42,14 @@ class Meter:
         programs: Programs,
         reading: ReadingResult,
         *,
-        key: Any,
+        seed: Sequence[int],
         transparent: bool,
         advance: Advance = lambda n: None,
     ) -> None:
         self.programs = programs
         self.reading = reading
         self.transparent = transparent
-        self._key = key
+        self._seed = seed
         self._advance = advance
         rms = reading.rms
         self.scales: FloatArray = np.array(
@@ -74,6 +74,11 @@ class Meter:
         """Step of a single coordinate in proportion to its value, in the leaf's steps."""
         steps = self._flat[3]
         return float(self._own_steps(np.array([lane.lo]))[0] / steps[lane.lo])
+
+    def unit_step(self, lane: Lane) -> float:
+        """The step of a leaf of RMS one, in steps of the lane's leaf."""
+        one = differences.step_of(1.0, self.programs.eps)
+        return one / float(self.scales[self.leaf_of(lane.lo)])
 
     def _own_steps(self, at: Any) -> FloatArray:
         points, _, _, steps = self._flat
@@ -140,11 +145,13 @@ class Meter:
 
     def climb(self, lanes: Sequence[Lane]) -> list[tuple[Rungs, float]]:
         """Each lane's ladder, and the change that autodiff predicts at its rung."""
-        values = self._run(lanes, ladder.STEPS)
+        eps = self.programs.eps
+        rungs_at = ladder.exponents(eps)
+        values = self._run(lanes, ladder.steps(eps))
         out: list[tuple[Rungs, float]] = []
         for loss, predicted in zip(values.loss, values.predicted, strict=True):
             rungs = ladder.climb(loss, self.at_point, self.noise, self.programs.eps)
-            at = 2 * ladder.EXPONENTS.index(rungs.exponent)
+            at = 2 * rungs_at.index(rungs.exponent)
             span = 2 * 2.0**rungs.exponent
             out.append((rungs, float(predicted[at] - predicted[at + 1]) / span))
         return out
@@ -206,7 +213,7 @@ class Meter:
             every,
             self.reading,
             self.scales,
-            key=jax.random.fold_in(self._key, probe or 0),
+            words=words_of(self._seed, probe or 0),
             unit=probe is None,
             relative=relative,
             transparent=transparent,
@@ -221,9 +228,8 @@ class Meter:
     @functools.cached_property
     def _flat(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Host copies over all coordinates: points, gradients, sizes, own steps."""
-        count = self.programs.traced.n_moved
         with compat.x64(True):
-            views = [np.asarray(real_view(x)) for x in self.programs.inputs[:count]]
+            views = [np.asarray(real_view(x)) for x in self.programs.inputs]
         grads = [np.asarray(g, np.float64).ravel() for g in self.reading.grads]
         sizes = [np.asarray(s, np.float64).ravel() for s in self.reading.sizes]
         points = [v.astype(np.float64).ravel() for v in views]
@@ -251,11 +257,8 @@ class Meter:
         """Moved points in the dtypes of the leaves."""
         points = self._flat[0]
         moved = np.empty_like(shift)
-        count = self.programs.traced.n_moved
         with compat.x64(True):
-            dtypes = [
-                np.dtype(real_view(x).dtype) for x in self.programs.inputs[:count]
-            ]
+            dtypes = [np.dtype(real_view(x).dtype) for x in self.programs.inputs]
         leaf = np.searchsorted(self.programs.offsets, at, side="right") - 1
         for k, dtype in enumerate(dtypes):
             here = leaf == k

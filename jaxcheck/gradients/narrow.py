@@ -52,7 +52,9 @@ def _worst(
     """The ranges that disagree, at most ``_BEAM``, the worst first."""
     lanes = [Lane(lo=a, hi=b, probe=p) for p in _PROBES for a, b in ranges]
     comparison = meter.compare("directional", lanes)
-    allowed = comparison.tolerance(tolerances.eps, tolerances.rtol, tolerances.atol)
+    allowed = comparison.tolerance(
+        tolerances.rounding, tolerances.rtol, tolerances.atol
+    )
     excess = np.where(
         comparison.residual > allowed, comparison.residual, 0.0
     )  # NaN compares false: a NaN residual is not followed

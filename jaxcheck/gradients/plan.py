@@ -87,8 +87,8 @@ def make_plan(
     if budget is not None and plan.evaluations > budget:
         raise InvalidInputError(
             f"`check(budget={budget})` is too small: mode={mode!r} needs at least "
-            f"{plan.evaluations} loss evaluations for {len(leaves)} leaves with "
-            f"{sum(sizes)} coordinates. Raise the budget, or use "
+            f"{plan.evaluations} loss evaluations for {sum(sizes)} coordinates in "
+            f"{len(leaves)} {'leaf' if len(leaves) == 1 else 'leaves'}. Raise the budget, or use "
             'mode="directional", which needs few evaluations a leaf.'
         )
     return plan

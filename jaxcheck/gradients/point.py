@@ -58,7 +58,7 @@ class Point:
     def identity(self) -> Hashable:
         """Equal for another point of the same program, read in the same way."""
         paths = tuple(leaf.path for leaf in self.leaves)
-        settings = (self.native_precision, self.traced.x64, self.traced.n_moved, paths)
+        settings = (self.native_precision, self.traced.x64, paths)
         return settings, identity_of(self.traced.program)
 
     @functools.cached_property
@@ -92,6 +92,13 @@ class Point:
         """The place where that dtype comes in, None if nothing is lowered."""
         return self._least_precision[1]
 
+    @functools.cached_property
+    def native_eps(self) -> float:
+        """Unit roundoff of the least precise dtype in the program as it was traced."""
+        jaxpr, _ = compat.opened(self.traced.program)
+        values = [*jaxpr.invars, *(v for e in jaxpr.eqns for v in e.outvars)]
+        return max(float(jnp.finfo(v.aval.dtype).eps) for v in values if _floats(v))
+
     def _inputs(self) -> list[Array]:
         """The program's inputs in the dtypes that it was traced with."""
         avals = compat.input_avals(self.traced.program)
@@ -111,37 +118,26 @@ class Point:
 
     @functools.cached_property
     def _least_precision(self) -> tuple[float, EquationSite | None]:
-        moving = [i < self.traced.n_moved for i in range(len(self.inputs))]
         if self.native_precision:
-            # every floating value on the way counts, not only where it is rounded
-            jaxpr, _ = compat.opened(self.inlined)
-            dtypes = [v.aval.dtype for e in jaxpr.eqns for v in e.outvars if _floats(v)]
-            dtypes += [v.aval.dtype for v in jaxpr.invars if _floats(v)]
-            return max(float(jnp.finfo(d).eps) for d in dtypes), None
+            return self.native_eps, None
         eps, place = float(np.finfo(np.float64).eps), None
-        for dtype, eqn in narrowing_sites(self.inlined, moving):
+        for dtype, eqn in narrowing_sites(self.inlined, [True] * len(self.inputs)):
             if float(jnp.finfo(dtype).eps) > eps:
                 eps, place = float(jnp.finfo(dtype).eps), site_of(eqn)
         return eps, place
 
     def views_of(self, inputs: Sequence[Array]) -> list[Array]:
-        """Real views of the parameters among (traced) ``inputs``, in the reading."""
-        moved = inputs[: self.traced.n_moved]
+        """Real views of the (traced) parameters, in the dtypes of the reading."""
         if self.native_precision:
-            return [real_view(jnp.asarray(x)) for x in moved]
-        return [real_view(widen(x)) for x in moved]
+            return [real_view(jnp.asarray(x)) for x in inputs]
+        return [real_view(widen(x)) for x in inputs]
 
-    def full(self, views: Sequence[Array], others: Sequence[Array]) -> list[Array]:
-        """All inputs of the reading, from views and the remaining inputs."""
-        moved = [
+    def arguments(self, views: Sequence[Array]) -> list[Array]:
+        """Inputs of the reading, from views."""
+        return [
             from_real_view(v, leaf.complex)
             for v, leaf in zip(views, self.leaves, strict=True)
         ]
-        return [*moved, *self.rest(others)]
-
-    def rest(self, others: Sequence[Array]) -> list[Array]:
-        """The inputs of the reading that are not parameters."""
-        return [value if self.native_precision else widen(value) for value in others]
 
 
 def _floats(var: Any) -> bool:

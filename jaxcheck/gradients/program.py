@@ -19,6 +19,7 @@ import numpy as np
 from jaxcheck.gradients.arrays import count_bad, native_view, norm, rms, widen
 from jaxcheck.gradients.evaluation import Evaluator, Lanes, Values
 from jaxcheck.gradients.point import Point
+from jaxcheck.gradients.probes import random_bits
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compiled import Compiled, remembered
 from jaxcheck.jaxprs.magnitudes import run_with_magnitudes
@@ -27,6 +28,10 @@ from jaxcheck.jaxprs.trace import TracedLoss
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+# Rounding of a whole native backward pass, in units of its roundoff.
+_BORROWED_UNITS = 32.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,8 @@ class Programs(Point):
 
     Attributes:
         evaluations: loss evaluations spent so far.
+        borrowed: why the rules could not be read in float64, so that the native
+            gradient stands in for the reading's; None if they could.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class Programs(Point):
         """
         super().__init__(traced, precision=precision)
         self.evaluations = 0
+        self.borrowed: str | None = None
         self._lanes = lanes
         self._coordinates = coordinates
 
@@ -105,15 +113,11 @@ class Programs(Point):
 
     def native(self) -> NativeResult:
         """Run the loss and its gradient in the program's own dtypes, twice."""
-        count = self.traced.n_moved
+        count = len(self.leaves)
 
-        def run(*inputs: Array) -> list[Array]:
-            def loss(*moved: Array) -> Array:
-                full = [*moved, *inputs[count:]]
-                return interpret.evaluate(self.traced.program, full)[0]
-
-            moved = inputs[:count]
-            value, grads = jax.value_and_grad(loss, argnums=tuple(range(count)))(*moved)
+        def run(*moved: Array) -> list[Array]:
+            every = tuple(range(count))
+            value, grads = jax.value_and_grad(self.traced.function, every)(*moved)
             bad = [count_bad(x) for x in (*moved, *grads)]
             return [value, jnp.stack(bad), *grads]
 
@@ -142,57 +146,64 @@ class Programs(Point):
 
     @functools.cached_property
     def _reading(self) -> Compiled:
-        count = self.traced.n_moved
-        structs = [jax.ShapeDtypeStruct((), np.float64), jax.random.key(0)]
-        native = [compat.struct(v.aval) for v in self._moved_vars()]
-        run = functools.partial(self._read, count)
-        return remembered(
-            ("reading", self.identity),
-            lambda: Compiled(run, [*structs, *native, *self.inputs], x64=True),
-        )
+        """Loss, measures, gradients and sizes; see ``read``."""
+        native = [compat.struct(aval) for aval in self._avals()]
+        first = [np.float64(0.0), np.zeros(2, np.uint32)]
+        inputs = [*first, *native, *self.inputs]
+        try:
+            return remembered(
+                ("reading", self.identity),
+                lambda: Compiled(self._read, inputs, x64=True),
+            )
+        except Exception as error:
+            # a rule that holds on to values of another trace, a collective that needs
+            # to know what it varies over: the gradient as training has it must do
+            self.borrowed = type(error).__name__
+            return Compiled(self._borrow, inputs, x64=True)
 
-    def _moved_vars(self) -> list[Any]:
-        jaxpr, _ = compat.opened(self.traced.program)
-        return list(jaxpr.invars[: self.traced.n_moved])
+    def _avals(self) -> list[Any]:
+        return compat.input_avals(self.traced.program)
 
-    def _read(self, count: int, jitter: Array, key: Array, *rest: Array) -> list[Array]:
+    def _read(self, jitter: Array, words: Array, *rest: Array) -> list[Array]:
+        count = len(self.leaves)
         native, inputs = rest[:count], rest[count:]
         views = [
-            _jittered(view, jitter, key, leaf.token)
+            _jittered(view, jitter, words, leaf.token)
             for view, leaf in zip(self.views_of(inputs), self.leaves, strict=True)
         ]
 
-        def loss(*args: Array) -> Array:
-            full = self.full(args[:count], args[count:])
-            return interpret.evaluate(self.kept, full)[0]
+        def loss(*views: Array) -> Array:
+            return interpret.evaluate(self.kept, self.arguments(views))[0]
 
         gradient = jax.value_and_grad(loss, argnums=tuple(range(count)))
-        arguments = [*views, *inputs[count:]]
-        flat = compat.make_program(lambda *args: _flat(gradient(*args)), arguments)
-        out, sizes = run_with_magnitudes(flat, arguments, range(1, count + 1))
+        flat = compat.make_program(lambda *args: _flat(gradient(*args)), views)
+        out, sizes = run_with_magnitudes(flat, views, range(1, count + 1))
         grads = [widen(g) for g in out[1:]]
-        sizes = [widen(s) for s in sizes]
-        natives = [widen(native_view(g)) for g in native]
-        errors = [n - g for n, g in zip(natives, grads, strict=True)]
-        table = [
-            [rms(widen(v)) for v in views],
-            [norm(g) for g in grads],
-            [norm(s) for s in sizes],
-            [norm(e) for e in errors],
-        ]
-        bad = [count_bad(g) for g in grads]
-        return [widen(out[0]), jnp.array(table), jnp.stack(bad), *grads, *sizes]
+        return _measures(out[0], views, grads, [widen(s) for s in sizes], native)
 
-    def read(self, native: NativeResult, *, jitter: float, key: Array) -> ReadingResult:
+    def _borrow(self, jitter: Array, words: Array, *rest: Array) -> list[Array]:
+        """The native gradient in place of the reading's, beside the reading's loss."""
+        del jitter, words
+        count = len(self.leaves)
+        native, inputs = rest[:count], rest[count:]
+        views = self.views_of(inputs)
+        value = interpret.evaluate(self.inlined, self.arguments(views))[0]
+        grads = [widen(native_view(g)) for g in native]
+        return _measures(value, views, grads, [jnp.abs(g) for g in grads], native)
+
+    def read(
+        self, native: NativeResult, *, jitter: float = 0.0, words: Any = (0, 0)
+    ) -> ReadingResult:
         """Loss and gradient of the reading.
 
         Args:
             native: the native gradients, to measure their error.
             jitter: how many units of float64 roundoff to move each parameter by, in
                 random directions, to measure autodiff's own noise; 0 for none.
-            key: key of those directions.
+            words: from ``probes.words_of``, for those directions.
         """
-        out = self._reading(np.float64(jitter), key, *native.grads, *self.inputs)
+        words = np.asarray(words, np.uint32)
+        out = self._reading(np.float64(jitter), words, *native.grads, *self.inputs)
         self.evaluations += 1
         count = len(self.leaves)
         table = np.asarray(out[1], dtype=np.float64)
@@ -207,6 +218,13 @@ class Programs(Point):
             bad_grads=np.asarray(out[2], dtype=np.int64),
         )
 
+    @property
+    def gradient_eps(self) -> float:
+        """Unit roundoff of the gradient under test."""
+        if self.borrowed is None:
+            return self.eps
+        return max(self.eps, _BORROWED_UNITS * self.native_eps)
+
     # -- the loss at moved points
 
     @functools.cached_property
@@ -219,7 +237,7 @@ class Programs(Point):
         reading: ReadingResult,
         scales: FloatArray,
         *,
-        key: Array,
+        words: Array,
         unit: bool = False,
         relative: bool = False,
         transparent: Sequence[bool] | None = None,
@@ -231,7 +249,7 @@ class Programs(Point):
             lanes: what to move, and how far.
             reading: the gradient to predict changes with.
             scales: step of each leaf.
-            key: key of the probe that all these lanes take their coordinates from.
+            words: of the probe that all these lanes take their coordinates from.
             unit: each lane moves one coordinate, by ``lanes.step`` itself.
             relative: step of each coordinate in proportion to its own value.
             transparent: flag for each stop_gradient site, all False by default.
@@ -243,7 +261,7 @@ class Programs(Point):
         fixed = (
             np.asarray(scales, np.float64),
             flags,
-            key,
+            words,
             np.bool_(relative),
             *reading.grads,
             *reading.sizes,
@@ -257,15 +275,28 @@ class Programs(Point):
         return self._evaluator.run(lanes, fixed, unit=unit, advance=done)
 
 
-def _jittered(view: Array, jitter: Array, key: Array, token: int) -> Array:
-    bits = jax.random.bits(
-        jax.random.fold_in(key, np.uint32(token)), view.shape, "uint8"
-    )
-    sign = jnp.where(bits < 128, 1.0, -1.0)
-    eps = jnp.finfo(view.dtype).eps
-    return jnp.where(jitter == 0, view, view * (1 + jitter * eps * sign)).astype(
-        view.dtype
-    )
+def _measures(
+    value: Array,
+    views: Sequence[Array],
+    grads: Sequence[Array],
+    sizes: Sequence[Array],
+    native: Sequence[Array],
+) -> list[Array]:
+    errors = [widen(native_view(n)) - g for n, g in zip(native, grads, strict=True)]
+    table = [
+        [rms(widen(v)) for v in views],
+        [norm(g) for g in grads],
+        [norm(s) for s in sizes],
+        [norm(e) for e in errors],
+    ]
+    bad = [count_bad(g) for g in grads]
+    return [widen(value), jnp.array(table), jnp.stack(bad), *grads, *sizes]
+
+
+def _jittered(view: Array, jitter: Array, words: Array, token: int) -> Array:
+    sign = jnp.where(random_bits(words, token, view.shape) >> 31 == 0, 1.0, -1.0)
+    moved = view * (1 + jitter * jnp.finfo(view.dtype).eps * sign).astype(view.dtype)
+    return jnp.where(jitter == 0, view, moved)
 
 
 def _flat(out: tuple[Array, Sequence[Array]]) -> list[Array]:

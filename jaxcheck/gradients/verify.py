@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,13 @@ class Verification:
         plan: Plan,
         tolerances: Tolerances,
         *,
-        key: Any,
+        seed: Sequence[int],
         budget: int | None,
     ) -> None:
         self.meter = meter
         norms = reading.norms * meter.scales
         largest = float(np.max(norms[np.isfinite(norms)], initial=0.0))
-        self.judge = Judge(meter, native, tolerances, key=key, gradient=largest)
+        self.judge = Judge(meter, native, tolerances, seed=seed, gradient=largest)
         self._native = native
         self._reading = reading
         self._plan = plan
@@ -119,7 +120,7 @@ class Verification:
     def _is_loose(self, leaf: int, comparison: Comparison) -> bool:
         """Whether more probes would tighten a bound that is worth it."""
         t = self._tolerances
-        if len(comparison.disagreeing(t.eps, t.rtol, t.atol)):
+        if len(comparison.disagreeing(t.rounding, t.rtol, t.atol)):
             return False
         bound, _ = comparison.bound(self.gradient_norm(leaf))
         return bound is not None and bound > max(10 * t.rtol, 1e-6)

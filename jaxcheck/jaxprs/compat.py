@@ -8,7 +8,7 @@ one class. Everything else in this package speaks of a *program*: what
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -92,7 +92,7 @@ def bind(eqn: Equation, values: Sequence[Any], params: Any = None) -> list[Any]:
 
 
 @contextlib.contextmanager
-def context(eqn: Equation) -> Iterator[None]:
+def context(eqn: Equation) -> Generator[None]:
     """Bind in the name of ``eqn``: its source line, scope and configuration."""
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     user = source_info_util.user_context(eqn.source_info.traceback, name_stack=stack)
@@ -122,10 +122,32 @@ def scan_sizes(eqn: Equation) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
+def shard_map_options(eqn: Equation) -> dict[str, Any]:
+    """Keyword arguments of ``jax.shard_map`` to do again what ``eqn`` does."""
+    params = eqn.params
+    axes = params.get("manual_axes", params.get("newly_manual_axes"))
+    return {
+        "mesh": params["mesh"],
+        "axis_names": set(axes),
+        "check_vma": params["check_vma"],
+    }
+
+
 @contextlib.contextmanager
-def x64(enabled: bool) -> Iterator[None]:
-    """Switch 64-bit types on or off for this thread, and back as it was."""
-    with jax.enable_x64(enabled):
+def x64(enabled: bool) -> Generator[None]:
+    """Switch 64-bit types on or off for this thread, and back as it was.
+
+    For our own programs; the user's promotion rules and debugging aids, which stop at a
+    NaN far from the point or at a mixed dtype of ours, are suspended meanwhile.
+    """
+    with (
+        jax.enable_x64(enabled),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.transfer_guard("allow"),
+    ):
         yield
 
 

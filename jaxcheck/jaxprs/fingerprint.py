@@ -13,6 +13,7 @@ import enum
 from collections.abc import Hashable
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcheck.jaxprs import compat
@@ -101,7 +102,7 @@ class Same:
 
 
 def same_constants(first: Program, second: Program) -> bool:
-    """Whether two traces captured the same constants (NaN equal to NaN here)."""
+    """Whether two traces captured the same constants, bit by bit."""
     return all(
         _same(a, b)
         for a, b in zip(compat.opened(first)[1], compat.opened(second)[1], strict=True)
@@ -111,10 +112,17 @@ def same_constants(first: Program, second: Program) -> bool:
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    if not hasattr(a, "dtype") or not np.issubdtype(np.result_type(a), np.number):
-        return True
-    return bool(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=_has_nan(a)))
+    first, second = _bits(a), _bits(b)
+    if first is None or second is None:
+        return type(a) is type(b)
+    same_kind = first.dtype == second.dtype and first.shape == second.shape
+    return same_kind and first.tobytes() == second.tobytes()
 
 
-def _has_nan(a: Any) -> bool:
-    return np.asarray(a).dtype.kind in "fc"
+def _bits(value: Any) -> Any:
+    """A constant as a NumPy array; None if it is no array."""
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    ):
+        value = jax.random.key_data(value)
+    return np.asarray(value) if hasattr(value, "dtype") else None

@@ -210,11 +210,9 @@ class Lift:
         params = eqn.params
         body = jax.shard_map(
             lambda *args: tuple(self.run(params["jaxpr"], args)),
-            mesh=params["mesh"],
             in_specs=tuple(params["in_specs"]),
             out_specs=tuple(params["out_specs"]),
-            axis_names=set(params["manual_axes"]),
-            check_vma=params["check_vma"],
+            **compat.shard_map_options(eqn),
         )
         return body(*values)
 

@@ -221,11 +221,9 @@ class Moves:
 
         run = jax.shard_map(
             body,
-            mesh=params["mesh"],
             in_specs=tuple((spec, spec) for spec in params["in_specs"]),
             out_specs=tuple((spec, spec) for spec in params["out_specs"]),
-            axis_names=set(params["manual_axes"]),
-            check_vma=params["check_vma"],
+            **compat.shard_map_options(eqn),
         )
         return list(run(*[tuple(pair) for pair in operands]))
 

@@ -13,7 +13,7 @@ from jaxcheck.errors import InvalidInputError
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Program
 from jaxcheck.jaxprs.fingerprint import fingerprint, same_constants
-from jaxcheck.trees import Partition, partition
+from jaxcheck.trees import Partition
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,28 +21,20 @@ class TracedLoss:
     """A scalar loss as a program of its parameters and arrays.
 
     Attributes:
-        program: ``(moved..., passed...) -> (loss,)`` in the loss's own dtypes.
+        program: ``(differentiable leaves...) -> (loss,)`` in the loss's own dtypes.
+        function: the same as a function; everything else is closed over.
         params: the parameters, taken apart.
-        inputs: values for all inputs of ``program``, moved first.
+        inputs: values for all inputs of ``program``.
         x64: whether 64-bit types were on.
         deterministic: whether tracing twice gave the same program and constants.
     """
 
     program: Program
+    function: Callable[..., Any]
     params: Partition
     inputs: tuple[Any, ...]
     x64: bool
     deterministic: bool
-
-    @property
-    def n_moved(self) -> int:
-        """Number of inputs that are differentiable parameters."""
-        return len(self.params.moved)
-
-    @property
-    def n_passed(self) -> int:
-        """Number of inputs that are other leaves of the parameters."""
-        return len(self.params.passed)
 
 
 def trace_loss(
@@ -57,31 +49,33 @@ def trace_loss(
     Args:
         loss_fn: returns a real scalar, or ``(loss, aux)`` with ``has_aux``.
         params: the parameters, partitioned.
-        args: further arguments; jax arrays in them are passed in, the rest is fixed.
+        args: further arguments.
         has_aux: whether ``loss_fn`` returns a pair.
 
     Raises:
         InvalidInputError: ``loss_fn`` does not return a real floating scalar.
     """
-    arguments = partition(tuple(args), differentiate=False)
-    inputs = (*params.moved, *params.passed, *arguments.passed)
-    n_moved, n_passed = len(params.moved), len(params.passed)
+    inputs = params.moved
+
+    def function(*moved: Any) -> Any:
+        # the rest is closed over, as it is when a gradient is taken without jit: a rule
+        # may close over it in turn
+        out = loss_fn(params.rebuild(moved), *args)
+        return loss_of(out, has_aux=has_aux)
 
     def once() -> Program:
         # a new function each time: JAX remembers what it has traced by identity
-        def flat(*values: Any) -> Any:
-            moved, rest = values[:n_moved], values[n_moved:]
-            tree = params.rebuild(moved, rest[:n_passed])
-            out = loss_fn(tree, *arguments.rebuild((), rest[n_passed:]))
-            return loss_of(out, has_aux=has_aux)
+        def fresh(*moved: Any) -> Any:
+            return function(*moved)
 
-        return _without_dead_code(jax.make_jaxpr(flat)(*inputs))
+        return _without_dead_code(jax.make_jaxpr(fresh)(*inputs))
 
     first, second = once(), once()
     same = fingerprint(first, loose=True) == fingerprint(second, loose=True)
     same = same and same_constants(first, second)
     return TracedLoss(
         program=first,
+        function=function,
         params=params,
         inputs=inputs,
         x64=compat.x64_enabled(),
