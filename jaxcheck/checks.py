@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.errors import InvalidInputError
@@ -471,7 +472,7 @@ def _require_key(key: Any) -> list[int]:
     if key is None:
         return [0, 0]  # what jax.random.key(0) holds
     dtype = getattr(key, "dtype", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         if key.shape == ():
             return [int(x) for x in np.asarray(jax.random.key_data(key))]
     elif dtype == np.uint32 and np.ndim(key) == 1:
@@ -503,6 +504,6 @@ def _spell_call(
     name = getattr(loss_fn, "__name__", "")
     words = [name if name.isidentifier() else "loss_fn", "params"]
     words += ["*args"] if args else []
-    defaults = check.__kwdefaults__
+    defaults: Mapping[str, Any] = check.__kwdefaults__ or {}
     words += [f"{k}={v!r}" for k, v in options.items() if v != defaults[k]]
     return f"jaxcheck.check({', '.join(words)})"

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxcheck.errors import InvalidInputError
 
@@ -166,7 +167,7 @@ def require_differentiable(parts: Partition, name: str) -> None:
         InvalidInputError: the tree is empty or has no floating leaf.
     """
     for leaf, value in zip(parts.differentiable, parts.moved, strict=True):
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             raise InvalidInputError(
                 f"`{name}{leaf.path}` must be a concrete array; it is a tracer. Call "
                 "jaxcheck outside of jax.jit, jax.grad and jax.vmap."

@@ -47,6 +47,7 @@ def native_view(grad: Array) -> Array:
 
 
 def count_bad(value: Array) -> Array:
+    """Number of elements that are NaN or infinite."""
     # a sum of flags, never max: max loses NaN on some backends
     return jnp.sum(~jnp.isfinite(value), dtype=jnp.int32)
 
@@ -59,10 +60,12 @@ def norm(value: Array) -> Array:
 
 
 def rms(value: Array) -> Array:
+    """Root mean square of all elements."""
     return norm(value) / math.sqrt(max(1, math.prod(value.shape)))
 
 
 def cube_root(eps: float) -> float:
+    """The relative step that balances truncation and round-off."""
     return eps ** (1.0 / 3.0)
 
 

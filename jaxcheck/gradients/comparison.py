@@ -1,7 +1,7 @@
 """Autodiff against differences for one leaf: numbers, tolerances, agreement.
 
-All numbers are changes of the loss per step of the leaf, so that leaves of any scale can
-be treated alike; ``displacement`` turns them into derivatives.
+All numbers are changes of the loss per step of the leaf, so that leaves of any scale
+can be treated alike; ``displacement`` turns them into derivatives.
 """
 
 from __future__ import annotations

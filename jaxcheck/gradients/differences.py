@@ -86,8 +86,8 @@ def measured_noise(values: FloatArray) -> float:
     r"""Noise level of a function from equidistant values, very close together.
 
     Second differences of a smooth function vanish at this spacing, those of noise have
-    the variance :math:`6 \sigma^2` (the first table row that ECnoise uses). Their median
-    is taken, so that one jump on the way is not mistaken for noise.
+    the variance :math:`6 \sigma^2` (a row of the difference table of ECnoise). Their
+    median is taken, so that one jump on the way is not mistaken for noise.
 
     References:
         J. J. Moré, S. M. Wild, "Estimating computational noise", SISC 33(3), 2011.

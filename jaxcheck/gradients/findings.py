@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 import numpy as np
 
 from jaxcheck.gradients.comparison import Comparison, Lane
@@ -36,8 +37,8 @@ def nondeterminism(traced: TracedLoss, native: NativeResult) -> Finding | None:
             kind="nondeterministic",
             message=(
                 "the loss is another program each time it is called: something outside "
-                "its arguments moves (NumPy or Python randomness, a counter, a module's "
-                "own random state)."
+                "its arguments moves (NumPy or Python randomness, a counter, random "
+                "state of a module)."
             ),
             remedy=(
                 "Pass what moves as an argument: a jax.random key for dropout, running "
@@ -94,9 +95,9 @@ def _precision_loss(path: str, dtype: str, share: float) -> Finding:
         kind="precision_loss",
         leaf=path,
         message=(
-            f"the gradient of {path or 'the leaf'} ({dtype}) as training computes it is "
-            f"off by {share:.1e} of its size; the same rules in float64 are compared "
-            "above. The rules are not the cause, rounding is."
+            f"the gradient of {path or 'the leaf'} ({dtype}) as training computes it "
+            f"is off by {share:.1e} of its size; what is compared above are the same "
+            "rules in float64. The rules are not the cause, rounding is."
         ),
         remedy=(
             "Raise the dtype of the operations that lose the digits (accumulations, "
@@ -128,7 +129,7 @@ def program_findings(
                 kind="lowered_precision",
                 message=(
                     "a custom rule could not be read in float64 "
-                    f"({programs.borrowed}): the gradient in the program's own precision "
+                    f"({programs.borrowed}): the gradient in the program's own dtypes "
                     "was compared with the differences, with a tolerance to match."
                 ),
             )
@@ -223,7 +224,7 @@ def package_versions() -> tuple[tuple[str, str], ...]:
         ("python", platform.python_version()),
         ("jaxcheck", own),
         ("jax", jax.__version__),
-        ("jaxlib", jax.lib.__version__),
+        ("jaxlib", jaxlib.version.__version__),
         ("numpy", np.__version__),
     )
 

@@ -131,9 +131,9 @@ class Judge:
         largest = outcome.comparison.largest()
         if largest <= _NEGLIGIBLE * self.gradient:
             message = (
-                f"the gradient of {name} is at most {largest / self.gradient:.0e} of the "
-                "largest leaf's, per relative change of the parameters: too small beside "
-                "the round-off of the loss to be confirmed by itself."
+                f"the gradient of {name} is at most {largest / self.gradient:.0e} of "
+                "the largest leaf's, per relative change of the parameters: too small "
+                "beside the round-off of the loss to be confirmed by itself."
             )
             outcome.negligible = True
             remedy = "If this leaf should learn, look for saturated units on its way."
@@ -146,8 +146,8 @@ class Judge:
             f"noise: the loss resolves this gradient only to {share:.0e} of its size"
         )
         message = (
-            f"one value of the loss is uncertain by {self.meter.noise:.1e} (its size is "
-            f"{abs(self.meter.at_point):.1e}); differences resolve the gradient of "
+            f"one value of the loss is uncertain by {self.meter.noise:.1e} (its size "
+            f"is {abs(self.meter.at_point):.1e}); differences resolve the gradient of "
             f"{name} only to {share:.0e} of its size."
         )
         remedy = (

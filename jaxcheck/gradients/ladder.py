@@ -1,7 +1,7 @@
 r"""Escalation: a ladder of steps for what disagreed, and what its shape means.
 
-With :math:`S(h) = |f(x+h) - 2f(x) + f(x-h)| / h`, the slope of log S over log h is +1 at
-a smooth point, 0 at a kink (S tends to the jump of the slope) and -1 at a jump (S h
+With :math:`S(h) = |f(x+h) - 2f(x) + f(x-h)| / h`, the slope of log S over log h is +1
+at a smooth point, 0 at a kink (S tends to the jump of the slope) and -1 at a jump (S h
 tends to its height) or in round-off.
 
 The rung is chosen where neighboring differences agree best; the error bar is then taken
@@ -105,6 +105,8 @@ def climb(values: FloatArray, at_point: float, noise: float, eps: float) -> Rung
     k = _choose(central, roundoff)
     bar = _bar(central, roundoff, k)
     shape = _shape(second, widths, uncertain)
+    if _stands(np.abs(plus - minus), widths, uncertain):
+        shape = Shape.JUMP
     if shape is Shape.SMOOTH and not np.isfinite(bar):
         shape = Shape.UNRESOLVED if finite.all() else Shape.EDGE
     return Rungs(
@@ -117,7 +119,7 @@ def climb(values: FloatArray, at_point: float, noise: float, eps: float) -> Rung
         and _consistent(central, roundoff, k, bar),
         left=float(left[k]),
         right=float(right[k]),
-        jump=float(np.median(second[:_FITTED])) if shape is Shape.JUMP else 0.0,
+        jump=_height(plus, minus, second) if shape is Shape.JUMP else 0.0,
     )
 
 
@@ -180,6 +182,25 @@ def _shape(second: FloatArray, steps: FloatArray, uncertain: FloatArray) -> Shap
     if slope < 0.25:
         return Shape.KINK
     return Shape.SMOOTH
+
+
+def _height(plus: FloatArray, minus: FloatArray, second: FloatArray) -> float:
+    across = float(np.median(np.abs(plus - minus)[:_FITTED]))
+    return max(across, float(np.median(second[:_FITTED])))
+
+
+def _stands(change: FloatArray, steps: FloatArray, uncertain: FloatArray) -> bool:
+    """Whether f(x+h) - f(x-h) does not fall with h.
+
+    That is a jump centered on the point, which the second difference cannot see.
+    """
+    with np.errstate(invalid="ignore"):
+        significant = np.isfinite(change) & (change > _SIGNIFICANT * uncertain)
+    rungs = np.flatnonzero(significant)[:_FITTED]
+    if len(rungs) < _FITTED or rungs[0] > 0:
+        return False
+    height, width = np.log2(change[rungs]), np.log2(steps[rungs])
+    return float(np.median(np.diff(height) / np.diff(width))) < 0.25
 
 
 def _unknown(shape: Shape) -> Rungs:

@@ -71,7 +71,7 @@ class Meter:
         return other
 
     def own_step(self, lane: Lane) -> float:
-        """Step of a single coordinate in proportion to its value, in the leaf's steps."""
+        """Step of one coordinate in proportion to its value, in the leaf's steps."""
         steps = self._flat[3]
         return float(self._own_steps(np.array([lane.lo]))[0] / steps[lane.lo])
 

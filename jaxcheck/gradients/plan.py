@@ -85,10 +85,11 @@ def make_plan(
     else:
         plan = _directional(leaves, mode, directions, budget)
     if budget is not None and plan.evaluations > budget:
+        noun = "leaf" if len(leaves) == 1 else "leaves"
         raise InvalidInputError(
             f"`check(budget={budget})` is too small: mode={mode!r} needs at least "
             f"{plan.evaluations} loss evaluations for {sum(sizes)} coordinates in "
-            f"{len(leaves)} {'leaf' if len(leaves) == 1 else 'leaves'}. Raise the budget, or use "
+            f"{len(leaves)} {noun}. Raise the budget, or use "
             'mode="directional", which needs few evaluations a leaf.'
         )
     return plan

@@ -150,7 +150,7 @@ class Verification:
         return result
 
     def _another_way(self, leaf: int, outcome: LeafOutcome) -> LeafOutcome:
-        """A leaf of mixed scales defeats one common step: move in proportion, or singly."""
+        """For a leaf of mixed scales: move each coordinate in proportion, or singly."""
         probes = range(len(outcome.comparison))
         lanes = [self.meter.whole(leaf, p, relative=True) for p in probes]
         again = self.judge.decide(leaf, self.meter.compare("directional", lanes))
@@ -172,7 +172,10 @@ class Verification:
             outcome.verdict = Verdict.INCONCLUSIVE
         wrong = outcome.verdict is Verdict.WRONG
         path = self.meter.programs.leaves[leaf].path
-        outcome.reason = f"{len(chosen)} of {gradient.size} elements of the gradient are NaN or infinite"
+        outcome.reason = (
+            f"{len(chosen)} of {gradient.size} elements of the gradient are NaN or "
+            "infinite"
+        )
         where = (
             "although the loss is finite and has a derivative there"
             if wrong
@@ -199,8 +202,8 @@ class Verification:
                 kind="nan_gradient",
                 leaf=path,
                 message=(
-                    f"in {path or 'the leaf'} {len(chosen)} of {gradient.size} elements "
-                    "of the gradient are NaN or infinite in the program's own "
+                    f"in {path or 'the leaf'} {len(chosen)} of {gradient.size} "
+                    "elements of the gradient are NaN or infinite in the program's own "
                     "precision; in float64 the same rules give finite ones."
                 ),
                 remedy="Use a wider dtype there, or scale the loss.",

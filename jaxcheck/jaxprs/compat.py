@@ -67,16 +67,32 @@ def make_program(fun: Callable[..., Any], inputs: Sequence[Any]) -> Program:
 def struct(aval: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
     """An abstract input like ``aval``, strongly typed, perhaps of another dtype.
 
-    Shardings of explicit meshes are kept; what a value varies over inside shard_map is
-    not an attribute of a struct in every version, so shard_map bodies are traced on
-    real tracers instead.
+    Shardings of explicit meshes are kept, and over which axes a value varies inside
+    shard_map.
     """
     sharding = getattr(aval, "sharding", None)
     mesh = getattr(sharding, "mesh", None)
     if mesh is None or mesh.empty or not mesh.are_all_axes_explicit:
         sharding = None
+    more: dict[str, Any] = {}
+    for name in ("manual_axis_type", "vma"):  # the name changed between versions
+        varies: Any = getattr(aval, name, None)
+        if varies is not None and getattr(varies, "varying", varies):
+            more = {name: varies}
+            break
     dtype = aval.dtype if dtype is None else dtype
-    return jax.ShapeDtypeStruct(aval.shape, dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(aval.shape, dtype, sharding=sharding, **more)
+
+
+def expansion(eqn: Equation) -> Callable[..., list[Any]]:
+    """What a primitive of a higher level (custom_root from 0.12 on) stands for."""
+    primitive = eqn.params["_prim"]
+
+    def run(*args: Any) -> list[Any]:
+        tree = jax.tree_util.tree_unflatten(primitive.in_tree, args)
+        return jax.tree_util.tree_leaves(primitive.expand(*tree))
+
+    return run
 
 
 def bind(eqn: Equation, values: Sequence[Any], params: Any = None) -> list[Any]:

@@ -64,7 +64,7 @@ class Compiled:
     def __init__(
         self, fun: Callable[..., Sequence[Any]], inputs: Sequence[Any], *, x64: bool
     ) -> None:
-        """Trace ``fun(*inputs)``; ``x64`` holds while tracing, compiling and running."""
+        """Trace ``fun(*inputs)``; ``x64`` holds for tracing, compiling and running."""
         self._x64 = x64
         with compat.x64(x64):
             self.program = compat.make_program(fun, inputs)

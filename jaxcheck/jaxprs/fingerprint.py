@@ -14,6 +14,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.jaxprs import compat
@@ -89,7 +90,7 @@ def _has_value(value: Any) -> bool:
 
 
 class Same:
-    """Equal to nothing but itself; keeps the object alive so that its id stays taken."""
+    """Equal to nothing but itself; keeps the object alive, so that its id is taken."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -121,7 +122,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _bits(value: Any) -> Any:
     """A constant as a NumPy array; None if it is no array."""
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(
+    if isinstance(value, jax.Array) and jnp.issubdtype(
         value.dtype, jax.dtypes.prng_key
     ):
         value = jax.random.key_data(value)

@@ -39,7 +39,7 @@ _CALLS = {
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
-    "eval_jaxpr": "jaxpr",
+    "eval_jaxpr": "call_jaxpr",
     "composite": "jaxpr",
     "custom_vmap_call": "call",
     "custom_partitioning": "call",
@@ -147,6 +147,8 @@ class Lift:
             return self.run(eqn.params[_CALLS[name]], values)
         if name in _RULES:
             return self._custom_rule(eqn, values)
+        if name == "call_hi_primitive":
+            return self._high_level(eqn, values)
         if name in _REMAT:
             return self._remat(eqn, values)
         if name == "custom_linear_solve" and self.rules == "inline":
@@ -224,6 +226,14 @@ class Lift:
         build = self._jvp_function if rule.kind == "jvp" else self._vjp_function
         return build(rule, inner)(*values)
 
+    def _high_level(self, eqn: Equation, values: list[Any]) -> Sequence[Any]:
+        """A primitive with a derivative of its own: read like a custom_jvp function."""
+        rule = _NativeRule(eqn, self.native_x64)
+        inner = rule.expanded_program()
+        if self.rules == "inline":
+            return self.run(inner, values)
+        return self._jvp_function(rule, inner)(*values)
+
     def _jvp_function(self, rule: _NativeRule, inner: Program) -> Callable[..., Any]:
         """A custom_jvp function whose function and rule are the raised originals."""
         jvp_program = rule.jvp_program()
@@ -286,16 +296,20 @@ class _NativeRule:
     def __init__(self, eqn: Equation, native_x64: bool) -> None:
         self.eqn = eqn
         self.native_x64 = native_x64
-        self.kind = _RULES[eqn.primitive.name]
+        self.kind = _RULES.get(eqn.primitive.name, "jvp")
         self.inputs = [compat.struct(v.aval) for v in eqn.invars]
         # what the rule's function closed over comes first, and has no derivative
         self.float_inputs = [
             i
             for i, x in enumerate(self.inputs)
-            if i >= eqn.params["num_consts"] and is_inexact(x.dtype)
+            if i >= eqn.params.get("num_consts", 0) and is_inexact(x.dtype)
         ]
         self.output_is_float = [is_inexact(v.aval.dtype) for v in eqn.outvars]
         self.n_outputs = len(eqn.outvars)
+
+    def expanded_program(self) -> Program:
+        """``operands -> outputs`` of a primitive of a higher level."""
+        return self._trace(compat.expansion(self.eqn), self.inputs)
 
     def jvp_program(self) -> Program:
         """``(operands, float tangents) -> (outputs, float tangents out)``."""

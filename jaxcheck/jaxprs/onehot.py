@@ -2,14 +2,14 @@
 
 Moving one weight of ``x @ w`` changes one column of the product, and that column only,
 through every elementwise operation after it, until something mixes the columns. So a
-value is carried as its unmoved base and a *slab*: the one position along one axis where
-it may differ. Under vmap the bases are computed once for all lanes. Whatever has no rule
-here is made whole and evaluated as usual: the result is the same up to rounding, only
-the work differs.
+value is carried as its unmoved base and a *slab*: the one position along one axis
+where it may differ. Under vmap the bases are computed once for all lanes. Whatever has
+no rule here is made whole and evaluated as usual: the result is the same up to
+rounding, only the work differs.
 
 Every input may be the one that moves; which one, is decided at run time. All slabs of
-one lane stand at the same position (bounded by the size of their axis), so that they can
-meet in one operation.
+one lane stand at the same position (bounded by the size of their axis), so that they
+can meet in one operation.
 """
 
 from __future__ import annotations
@@ -29,12 +29,18 @@ from jaxcheck.jaxprs.perturb import Moves
 
 Array = Any
 
-_ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp copy "
-    "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor "
-    "ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg not "
-    "or pow rem round rsqrt select_n sign sin sinh sqrt square sub tan tanh".split()
+_UNARY = (
+    *("abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "copy"),
+    *("convert_element_type", "cos", "cosh", "digamma", "erf", "erf_inv", "erfc"),
+    *("exp", "exp2", "expm1", "floor", "integer_pow", "is_finite", "lgamma", "log"),
+    *("log1p", "logistic", "neg", "not", "round", "rsqrt", "sign", "sin", "sinh"),
+    *("sqrt", "square", "tan", "tanh"),
 )
+_OTHERS = (
+    *("add", "add_any", "and", "atan2", "clamp", "div", "eq", "ge", "gt", "le", "lt"),
+    *("max", "min", "mul", "ne", "or", "pow", "rem", "select_n", "sub"),
+)
+_ELEMENTWISE = frozenset((*_UNARY, *_OTHERS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +119,8 @@ class OneHot:
         return lax.dynamic_index_in_dim(value, index, axis, keepdims=False)
 
     def _put(self, base: Array, axis: int, new: Array) -> Array:
-        """``base`` with the slab replaced; a select, which vectorizes where a
-        scatter would not."""
+        """``base`` with the slab replaced."""
+        # a select, which vectorizes where a scatter would not
         places = lax.broadcasted_iota(jnp.int32, base.shape, axis)
         here = places == self._index(base.shape[axis])
         return jnp.where(here, jnp.expand_dims(new, axis), base)
@@ -170,7 +176,7 @@ class OneHot:
         return Slab(base, axis, compat.bind(eqn, new)[0])
 
     def _dot_general(self, eqn: Equation, values: list[Any]) -> Slab | Whole | None:
-        """Matrix products with a slab on a free axis, on the contracted one, or both."""
+        """Matrix products with slabs on a free axis, on the contracted one, or both."""
         contracted, batch = eqn.params["dimension_numbers"]
         if any(batch) or any(len(axes) != 1 for axes in contracted):
             return None
@@ -211,8 +217,10 @@ class OneHot:
         return Slab(base, axis, new)
 
     def _spiked(self, values: list[Any], side: int, axes: list[int]) -> Array:
-        """What one moved element of a matrix adds to a product: a multiple of the row
-        of the other operand that it meets."""
+        """What one moved element of a matrix adds to a product.
+
+        It is a multiple of the row of the other operand that it meets.
+        """
         row, change = values[side].spike
         other, axis = self.whole(values[1 - side]), axes[1 - side]
         met = lax.dynamic_index_in_dim(other, row, axis, keepdims=False)

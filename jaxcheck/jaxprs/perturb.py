@@ -5,8 +5,8 @@ at the base point too: the output of ``stop_gradient`` is what it was there. So 
 carried side by side, through loops and branches as well; the base side is the same for
 every move, and is left out wherever no ``stop_gradient`` needs it.
 
-Each ``stop_gradient`` equation (a *site*) has a flag, decided at run time: True lets the
-moved value through, so that one compiled program answers for the program as written
+Each ``stop_gradient`` equation (a *site*) has a flag, decided at run time: True lets
+the moved value through, so that one compiled program answers for the program as written
 (all False), for the transparent reading (all True), and for each site alone.
 """
 
@@ -229,7 +229,8 @@ class Moves:
 
 
 def _keep_unless(active: Any, new: Any, old: Any) -> Any:
-    """``new`` where the loop goes on, else ``old``; a batched predicate is on the left."""
+    """``new`` where the loop goes on, else ``old``."""
+    # the axes of a batched predicate stand on the left
     flag = jnp.reshape(active, active.shape + (1,) * (jnp.ndim(new) - active.ndim))
     if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
         data = jax.random.key_data

@@ -89,15 +89,15 @@ def loss_of(out: Any, *, has_aux: bool) -> Any:
     if has_aux:
         if not (isinstance(out, tuple | list) and len(out) == 2):  # pyright: ignore[reportUnknownArgumentType]
             raise InvalidInputError(
-                f"`check(loss_fn=..., has_aux=True)` must return (loss, aux); it returned "
-                f"{got}. Return a pair, or leave has_aux out."
+                "`check(loss_fn=..., has_aux=True)` must return (loss, aux); it "
+                f"returned {got}. Return a pair, or leave has_aux out."
             )
         out = out[0]  # pyright: ignore[reportUnknownVariableType]
         got = _spell(out)
     elif isinstance(out, tuple | list):
         raise InvalidInputError(
-            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. If that "
-            "is (loss, aux), pass has_aux=True; else return the loss alone."
+            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. If "
+            "that is (loss, aux), pass has_aux=True; else return the loss alone."
         )
     if not (hasattr(out, "dtype") or isinstance(out, bool | int | float | complex)):
         raise InvalidInputError(
@@ -106,8 +106,8 @@ def loss_of(out: Any, *, has_aux: bool) -> Any:
     loss: Any = jnp.asarray(out)
     if loss.shape != ():
         raise InvalidInputError(
-            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. Reduce "
-            "it, e.g. with jnp.mean, or return (loss, aux) with has_aux=True."
+            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. "
+            "Reduce it, e.g. with jnp.mean, or return (loss, aux) with has_aux=True."
         )
     if jnp.issubdtype(loss.dtype, jnp.complexfloating):
         raise InvalidInputError(
