@@ -173,6 +173,7 @@ def check(
     _require_finite(native, parts.differentiable)
     if (finding := nondeterminism(traced, native)) is not None:
         return writer.unjudged(finding, programs, native, "the loss is not a function")
+    programs, unread = _readable(programs)
     reading = programs.read(native)
     if not (math.isfinite(native.loss) and math.isfinite(reading.loss)):
         finding = Finding(
@@ -207,7 +208,23 @@ def check(
         )
         results = verification.run()
         detached = detached_findings(meter, [r.outcome for r in results])
-    return writer.judged(verification, results, native, reading, detached)
+    return writer.judged(
+        verification, results, native, reading, [*detached, *unread]
+    )
+
+
+def _readable(programs: Programs) -> tuple[Programs, list[Finding]]:
+    """The programs, in the loss's own dtypes where there is no float64 reading."""
+    try:
+        _ = programs.inlined
+    except Exception as error:
+        message = (
+            f"the loss has no float64 reading ({type(error).__name__}): differences were "
+            "taken in its own dtypes, with a step and error bars to fit."
+        )
+        finding = Finding(kind="lowered_precision", message=message)
+        return programs.natively(), [finding]
+    return programs, []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,7 +256,7 @@ class _Writer:
         results: Sequence[LeafResult],
         native: NativeResult,
         reading: ReadingResult,
-        detached: Sequence[Finding],
+        others: Sequence[Finding],
     ) -> GradientReport:
         """The report of a complete comparison."""
         programs = verification.meter.programs
@@ -252,7 +269,7 @@ class _Writer:
             leaves[leaf.path] = report
             if report.verdict is Verdict.WRONG and not result.outcome.findings:
                 findings.append(_wrong_derivative(report))
-        findings += [*detached, *program_findings(programs, native, reading)]
+        findings += [*others, *program_findings(programs, native, reading)]
         difference = _relative_difference([r.outcome.comparison for r in results])
         return self._report(leaves, findings, programs, native, difference)
 

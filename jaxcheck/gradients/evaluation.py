@@ -103,7 +103,10 @@ class Evaluator:
             coordinates: whether most of them will move a single coordinate.
         """
         self._point = point
-        self._one_hot = coordinates
+        # a slab of an array with an explicit sharding has no sharding of its own
+        avals = compat.input_avals(point.traced.program)
+        explicit = any(compat.struct(aval).sharding is not None for aval in avals)
+        self._one_hot = coordinates and not explicit
         self.batch = self._batch_size(lanes)
 
     def run(
@@ -213,7 +216,7 @@ class Evaluator:
         steps = [
             jax.lax.cond(
                 unit,
-                lambda view=view: jnp.ones(view.shape),
+                lambda view=view: jnp.ones_like(widen(view)),
                 functools.partial(self._steps, k, view, scale, words, relative),
             )
             for k, view in enumerate(views)

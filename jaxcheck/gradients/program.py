@@ -109,6 +109,17 @@ class Programs(Point):
         self._lanes = lanes
         self._coordinates = coordinates
 
+    def natively(self) -> Programs:
+        """The same in the program's own dtypes; what was spent stays counted."""
+        other = Programs(
+            self.traced,
+            precision="native",
+            lanes=self._lanes,
+            coordinates=self._coordinates,
+        )
+        other.evaluations = self.evaluations
+        return other
+
     # -- the gradient as training computes it
 
     def native(self) -> NativeResult:
