@@ -69,14 +69,14 @@ def warmed_up():
 @pytest.mark.parametrize("mode", ["exhaustive", "directional", "sampled", "auto"])
 def test_no_program_a_leaf(warmed_up, mode):
     few = count(2, 0.7, mode=mode)
-    many = count(40, 0.7, mode=mode)
+    many = count(15, 0.7, mode=mode)
     assert few == many
     assert few <= 3  # the native gradient, the reading's, and the evaluation
 
 
 def test_no_program_a_shape(warmed_up):
     """Sizes that are no multiple of the batch do not compile a last, shorter one."""
-    sizes = (1, 63, 64, 65, 130)
+    sizes = (1, 63, 65)
     found = []
     for n in sizes:
         with compilations() as seen:

@@ -76,15 +76,13 @@ TREES = {
     "ordered dict": lambda: collections.OrderedDict(w=array(2), b=array(3)),
     "default dict": lambda: collections.defaultdict(list, w=array(2), b=array(3)),
     "nested": lambda: {"a": [array(2), {"b": (array(3), array(1))}], "c": array(1)},
-    "list": lambda: [array(2), array(3)],
-    "tuple": lambda: (array(2), array(3)),
     "named tuple": lambda: Pair(array(2, 2), array(2)),
     "dataclass": lambda: {"dense": Dense(array(2, 2), array(2))},
     "unnamed node": lambda: [Unnamed(array(2), {"x": array(2)})],
     "int keys": lambda: {3: array(2), 1: array(3)},
     "zero rank": lambda: {"scale": jnp.float32(0.4)},
     "high rank": lambda: array(2, 1, 3, 1, 2),
-    "many leaves": lambda: [array(2, start=0.01 * k) for k in range(25)],
+    "many leaves": lambda: [array(2, start=0.01 * k) for k in range(12)],
     "the same array twice": lambda: [array(3)] * 2,
 }
 
@@ -153,10 +151,22 @@ def complex_loss(p):
     return jnp.sum(jnp.abs(p) ** 2 + jnp.real(jnp.sin(p) * (1 - 2j)))
 
 
-@X64
-@pytest.mark.parametrize("mode", ["exhaustive", "directional", "sampled"])
 @pytest.mark.parametrize(
-    "dtype", ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
+    ("dtype", "mode", "x64"),
+    [
+        ("float16", "exhaustive", False),
+        ("float16", "directional", True),
+        ("bfloat16", "directional", False),
+        ("bfloat16", "exhaustive", True),
+        ("float32", "sampled", False),
+        ("float32", "exhaustive", True),
+        ("float64", "exhaustive", False),
+        ("float64", "directional", True),
+        ("complex64", "directional", False),
+        ("complex64", "sampled", True),
+        ("complex128", "sampled", False),
+        ("complex128", "exhaustive", True),
+    ],
 )
 def test_every_floating_dtype(dtype, mode, x64):
     with jax.enable_x64(x64):
@@ -330,7 +340,6 @@ class Model:
 LOSSES = {
     "function": plain,
     "jitted": jax.jit(plain),
-    "jitted twice": jax.jit(jax.jit(plain)),
     "donating": jax.jit(plain, donate_argnums=0),
     "partial": functools.partial(lambda scale, p, x: scale * plain(p, x), 2.0),
     "partial with a keyword": functools.partial(
@@ -345,7 +354,6 @@ LOSSES = {
     "class method": Model.of_class,
     "static method": Model.of_nobody,
     "object": Model(2.0),
-    "lambda": lambda p, x: 1 * plain(p, x),
     "checkpointed": jax.checkpoint(plain),
     "named call": jax.named_call(plain, name="loss"),
     "numpy result": lambda p, x: plain(p, x)[...],
@@ -558,8 +566,9 @@ def test_nothing_to_differentiate(params):
     assert "float" in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("size", [1, 3, 5_000])
+@pytest.mark.parametrize(
+    ("bad", "size"), [(np.nan, 1), (np.inf, 3), (-np.inf, 3), (np.nan, 5_000)]
+)
 def test_parameters_that_are_not_finite(bad, size):
     w = np.linspace(0.1, 1, size, dtype=np.float32)
     w[size // 2] = bad

@@ -11,7 +11,6 @@ import jaxcheck
 from jaxcheck import Verdict
 from tests.catalogue.planting import edited
 
-SIZES = [1, 100, 4096, 5000, 100_000]
 POSITIONS = {"first": 0.0, "middle": 0.5, "last": 1.0}
 BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
 
@@ -41,13 +40,20 @@ def assert_not_finite(report, path):
     assert repr(report)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize(
+    ("bad", "size", "position"),
+    [
+        ("nan", 1, "first"),
+        ("nan", 100, "last"),
+        ("nan", 4096, "last"),
+        ("nan", 5000, "middle"),
+        ("nan", 100_000, "first"),
+        ("inf", 100, "middle"),
+        ("-inf", 5000, "first"),
+    ],
+)
 def test_one_bad_element_of_a_gradient(bad, size, position):
     """A rule gives one NaN among thousands of right numbers."""
-    if bad != "nan" and position != "middle":
-        pytest.skip("NaN stands for all where the position is what counts")
     k = at(position, size)
     hurt = edited(lambda x, cotangent: cotangent.at[k].set(BAD[bad]))
     params = {"b": np.float32([0.5, 0.7]), "w": leaf(size)}
@@ -59,8 +65,10 @@ def test_one_bad_element_of_a_gradient(bad, size, position):
     assert not np.isfinite(worst.autodiff)
 
 
-@pytest.mark.parametrize("mode", ["exhaustive", "sampled", "directional"])
-@pytest.mark.parametrize("size", [1, 100, 2000])
+@pytest.mark.parametrize(
+    ("size", "mode"),
+    [(1, "sampled"), (1, "directional"), (100, "exhaustive"), (2000, "directional")],
+)
 def test_a_gradient_of_nothing_but_nan(size, mode):
     hurt = edited(lambda x, cotangent: cotangent * jnp.nan)
     params = {"b": leaf(3), "w": leaf(size)}
@@ -107,8 +115,9 @@ def test_the_norm_of_zeros():
     assert not report.passed, str(report)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("size", [1, 100, 5000, 100_000])
+@pytest.mark.parametrize(
+    ("size", "position"), [(1, "first"), (100, "last"), (5000, "middle")]
+)
 def test_overflow_that_only_the_native_gradient_has(size, position):
     """One cotangent is beyond 65504, the end of float16; in float64 it is ordinary."""
     weights = np.full(size, 1.0 / size, np.float32)
@@ -120,7 +129,7 @@ def test_overflow_that_only_the_native_gradient_has(size, position):
     assert "nan_gradient" in kinds(report), str(report)
 
 
-@pytest.mark.parametrize("size", [1, 100, 5000])
+@pytest.mark.parametrize("size", [1, 5000])
 def test_half_precision_overflow_in_the_backward_pass(size):
     """A loss scaled up in float16, scaled down in float32: training diverges."""
 
@@ -143,12 +152,16 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("mode", ["exhaustive", "directional"])
-@pytest.mark.parametrize("size", [1, 5000])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("name", "size", "mode"),
+    [
+        *((name, 1, "exhaustive") for name in LOSSES),
+        ("nan", 5000, "sampled"),
+        ("native overflow", 5000, "directional"),
+        ("nan from the data", 5000, "directional"),
+    ],
+)
 def test_a_loss_that_is_not_finite(name, size, mode):
-    if mode == "exhaustive" and size > 1:
-        mode = "sampled"
     report = jaxcheck.check(LOSSES[name], leaf(size), mode=mode)
     assert report.verdict is Verdict.INCONCLUSIVE, str(report)
     assert "nan_loss" in kinds(report), str(report)

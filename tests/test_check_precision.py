@@ -109,8 +109,16 @@ def test_the_same_model_in_float32_is_precise():
     assert "precision_loss" not in kinds(report), str(report)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
-@pytest.mark.parametrize("inside", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "inside"),
+    [
+        ("float32", "bfloat16"),
+        ("float32", "float16"),
+        ("float64", "float32"),
+        ("bfloat16", "float32"),
+        ("float16", "bfloat16"),
+    ],
+)
 def test_hard_coded_casts_inside(dtype, inside):
     """``.astype(jnp.float32)`` on the way does not hide behind wider parameters."""
 
@@ -178,7 +186,7 @@ def test_a_gradient_that_is_truly_zero_is_not_called_imprecise():
     assert "precision_loss" not in kinds(report), str(report)
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-16, 1e-9, 1e-3])
+@pytest.mark.parametrize("size", [0.0, 1e-16, 1e-3])
 def test_a_bias_before_batch_normalization(size):
     """Its gradient is zero up to rounding, and so, soon, is the bias itself."""
     w = jnp.asarray(np.random.default_rng(0).standard_normal((8, 3)), jnp.float32)
@@ -226,8 +234,15 @@ def test_native_float32_is_correct_with_wider_bars(mode):
     assert "native precision" in str(native)
 
 
-@pytest.mark.parametrize("mode", ["exhaustive", "directional"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "mode"),
+    [
+        ("float32", "exhaustive"),
+        ("float32", "directional"),
+        ("bfloat16", "exhaustive"),
+        ("float16", "directional"),
+    ],
+)
 def test_native_finds_a_rule_wrong_by_a_factor_of_two(dtype, mode):
     twice = edited(lambda x, cotangent: 2 * cotangent)
     report = jaxcheck.check(
@@ -244,9 +259,15 @@ def test_native_finds_a_rule_wrong_by_a_factor_of_two(dtype, mode):
     assert verdicts["['b']"] is not Verdict.WRONG, str(report)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("mode", ["exhaustive", "directional"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "mode", "seed"),
+    [
+        ("bfloat16", "exhaustive", 0),
+        ("bfloat16", "directional", 1),
+        ("float16", "exhaustive", 2),
+        ("float16", "directional", 0),
+    ],
+)
 def test_native_low_precision_never_calls_a_right_rule_wrong(dtype, mode, seed):
     rng = np.random.default_rng(seed)
     p = jnp.asarray(rng.uniform(0.3, 1.5, 8), dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import importlib.metadata
 import json
 import math
@@ -64,10 +65,14 @@ ALL = pytest.mark.parametrize(
 )
 
 
+@functools.cache
+def made(make, mode):
+    return make(mode=mode)
+
+
 @pytest.fixture
 def report(request):
-    make, mode = request.param
-    return make(mode=mode)
+    return made(*request.param)
 
 
 def plain_values(value, path="report"):

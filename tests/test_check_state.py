@@ -108,10 +108,17 @@ def world():
     }
 
 
-@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
-@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_the_world_is_left_as_it_was(run, x64):
-    loss, options, error = run
+@pytest.mark.parametrize(
+    ("name", "x64"),
+    [
+        *((name, False) for name in RUNS),
+        ("right", True),
+        ("wrong", True),
+        ("interrupted in progress", True),
+    ],
+)
+def test_the_world_is_left_as_it_was(name, x64):
+    loss, options, error = RUNS[name]
     random.seed(3)
     with jax.enable_x64(x64), jax.default_device(jax.devices()[1]):
         before = world()
@@ -222,8 +229,9 @@ def test_a_print_in_the_loss_is_not_multiplied(capfd):
 # ---- under what a user may have switched on --------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float64", "native"])
-@pytest.mark.parametrize("mode", ["exhaustive", "directional"])
+@pytest.mark.parametrize(
+    ("mode", "precision"), [("exhaustive", "native"), ("directional", "float64")]
+)
 def test_strict_dtype_promotion(mode, precision):
     with jax.numpy_dtype_promotion("strict"):
         report = jaxcheck.check(right, W, mode=mode, precision=precision)
@@ -250,8 +258,9 @@ def test_transfers_are_disallowed():
 
 def test_without_jit():
     with jax.disable_jit():
-        assert jaxcheck.check(right, W).passed
-        assert jaxcheck.check(wrong, W, mode="directional").verdict is Verdict.WRONG
+        assert jaxcheck.check(right, W[:1]).passed
+        report = jaxcheck.check(wrong, W[:1], mode="directional", directions=1)
+        assert report.verdict is Verdict.WRONG
 
 
 def test_nans_are_debugged():
@@ -314,30 +323,28 @@ def test_many_threads_at_once():
             return report.verdict, report.leaves[0].dtype
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(one, range(6)))
+        found = list(pool.map(one, range(4)))
     assert found == [
         (
             Verdict.WRONG if k % 3 == 0 else Verdict.CORRECT,
             "float64" if k % 2 else "float32",
         )
-        for k in range(6)
+        for k in range(4)
     ]
 
 
 def test_inside_pytest_with_xdist(tmp_path, subprocess_run):
     (tmp_path / "test_gradients.py").write_text(
         "import jax.numpy as jnp\n"
-        "import pytest\n"
         "import jaxcheck\n"
-        "@pytest.mark.parametrize('n', [1, 2])\n"
-        "def test_gradient(n):\n"
+        "def test_gradient():\n"
         "    jaxcheck.assert_gradients_correct(\n"
-        "        lambda p: jnp.sum(jnp.sin(p)), jnp.ones(n))\n"
+        "        lambda p: jnp.sum(jnp.sin(p)), jnp.ones(2))\n"
     )
     subprocess_run(
         f"""
         import pytest, sys
-        sys.exit(pytest.main(["-n", "2", "-q", "-p", "no:cacheprovider",
+        sys.exit(pytest.main(["-n", "1", "-q", "-p", "no:cacheprovider",
                               "--rootdir", {str(tmp_path)!r}, {str(tmp_path)!r}]))
         """
     )

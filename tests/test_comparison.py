@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxcheck
-from jaxcheck.gradients.comparison import Comparison, Lane
+from jaxcheck.gradients.comparison import Comparison, Lane, resolution_of
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -74,6 +74,14 @@ def test_nan_is_found_among_many():
     autodiff = values.copy()
     autodiff[4321] = np.nan
     assert comparison(autodiff, values).disagreeing(EPS, 1e-6, 0).tolist() == [4321]
+
+
+def test_resolution_that_is_asked_for_follows_the_precision():
+    assert resolution_of(EPS) == 5e-4
+    assert resolution_of(2.0**-23) == pytest.approx(200 * 2.0 ** (-46 / 3))
+    assert resolution_of(2.0**-7) == 5e-2
+    asked = [resolution_of(2.0**-bits) for bits in range(7, 53)]
+    assert asked == sorted(asked, reverse=True)
 
 
 def test_exact_agreement_needs_no_tolerance():
@@ -154,7 +162,12 @@ def test_zero_up_to_rounding():
 
 
 @given(
-    st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8),
+    # numbers whose squares, in any of the units, are neither subnormal nor zero
+    st.lists(
+        st.floats(-1e3, 1e3).map(lambda x: x if abs(x) > 1e-100 else 0.0),
+        min_size=1,
+        max_size=8,
+    ),
     st.integers(-100, 100),
 )
 def test_agreement_does_not_depend_on_units(values, power):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcheck.gradients.ladder import EXPONENTS, STEPS, Shape, climb
+from jaxcheck.gradients.ladder import Shape, climb, exponents, steps
 
 EPS = float(np.finfo(np.float64).eps)
 STEP = 2.0**-17
@@ -19,7 +19,9 @@ def climbed(fun, x=0.0, *, step=STEP, noise=None):
     """Climb ``fun`` at ``x``; what comes back is per unit of x."""
     with np.errstate(all="ignore"):
         at = float(fun(np.float64(x)))
-        values = np.array([fun(np.float64(x + s * step)) for s in STEPS], np.float64)
+        values = np.array(
+            [fun(np.float64(x + s * step)) for s in steps(EPS)], np.float64
+        )
     own = EPS * abs(at) if noise is None else noise
     return climb(values, at, own, EPS)
 
@@ -213,7 +215,38 @@ def test_units_of_the_parameter_do_not_matter(power, x):
     assert other == plain
 
 
-def test_the_ladder_spans_what_it_says():
-    assert len(STEPS) == 2 * len(EXPONENTS)
-    assert STEPS[0::2] == tuple(2.0**k for k in EXPONENTS)
-    assert STEPS[1::2] == tuple(-(2.0**k) for k in EXPONENTS)
+@pytest.mark.parametrize("bits", [52, 23, 10])
+def test_the_ladder_spans_what_it_says(bits):
+    eps = 2.0**-bits
+    rungs, signed = exponents(eps), steps(eps)
+
+    assert list(rungs) == list(range(rungs[0], rungs[-1] + 1))
+    assert signed[0::2] == tuple(2.0**k for k in rungs)
+    assert signed[1::2] == tuple(-(2.0**k) for k in rungs)
+    # no step is lost in rounding, and none leaves the neighborhood of the point
+    own = eps ** (1 / 3)
+    assert 8 * eps <= own * 2.0 ** rungs[0] < 16 * eps
+    assert own * 2.0 ** rungs[-1] <= max(2.0**-7, 2 * own)
+    assert len(rungs) >= 5
+
+
+def test_a_ladder_too_short_for_its_precision_claims_nothing():
+    # bfloat16: between too large a step and one lost in rounding is next to nothing
+    eps = 2.0**-7
+    values = np.array([0.01 * s for s in steps(eps)])
+    rungs = climb(values, 0.0, eps, eps)
+    assert len(exponents(eps)) < 5
+    assert rungs.shape is Shape.UNRESOLVED
+    assert not rungs.stable
+    assert rungs.bar == math.inf
+
+
+def test_a_stable_rung_has_four_smaller_witnesses():
+    # beyond the lowest few rungs the loss is not finite
+    lowest = exponents(EPS)[0]
+    for count in range(5, 9):
+        reach = 2.0 ** (lowest + count - 1) * STEP
+        rungs = climbed(lambda x, r=reach: np.where(np.abs(x) <= r, np.sin(x), np.nan))
+        assert rungs.stable == (
+            rungs.exponent - lowest >= 4 and math.isfinite(rungs.bar)
+        )

@@ -15,7 +15,7 @@ from jaxcheck.trees import partition
 
 def leaves(**sizes):
     tree = {name: np.ones(size, np.float32) for name, size in sizes.items()}
-    return partition(tree, differentiate=True).differentiable
+    return partition(tree).differentiable
 
 
 def plan(which, mode="auto", *, samples=None, directions=None, budget=None, seed=(0,)):
@@ -31,7 +31,7 @@ def plan(which, mode="auto", *, samples=None, directions=None, budget=None, seed
 
 def test_exhaustive_is_every_real_coordinate():
     tree = {"a": jnp.ones((2, 3)), "z": jnp.ones(2, jnp.complex64)}
-    found = plan(partition(tree, differentiate=True).differentiable, "exhaustive")
+    found = plan(partition(tree).differentiable, "exhaustive")
     assert found.method == "exhaustive"
     np.testing.assert_array_equal(found.coordinates[0], range(6))
     np.testing.assert_array_equal(found.coordinates[1], range(4))

@@ -12,7 +12,13 @@ import pytest
 
 import jaxcheck
 from jaxcheck.gradients.measure import Meter
-from jaxcheck.gradients.probes import CONFIDENCE, bound_factor, probe
+from jaxcheck.gradients.probes import (
+    CONFIDENCE,
+    bound_factor,
+    probe,
+    random_bits,
+    words_of,
+)
 
 # Standard deviations of sampling error that are allowed for.
 SIGMAS = 4.0
@@ -22,8 +28,9 @@ SIGMAS = 4.0
 def draws(size, count):
     """``count`` independent probes of ``size`` coordinates."""
     with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.key(20), count)
-        return np.asarray(jax.jit(jax.vmap(lambda k: probe(k, 7, (size,))))(keys))
+        words = np.random.SeedSequence(20).generate_state(2 * count, np.uint32)
+        many = jax.jit(jax.vmap(lambda w: probe(w, 7, (size,))))
+        return np.asarray(many(words.reshape(count, 2)))
 
 
 ERRORS = {
@@ -112,15 +119,45 @@ def test_coordinates_are_uncorrelated():
     assert np.abs(sizes).max() <= 0.02
 
 
-def test_probe_depends_on_key_and_token_alone():
+def test_probe_depends_on_words_and_token_alone():
     with jax.enable_x64(True):
-        key = jax.random.key(3)
-        one, again = probe(key, 5, (4, 2)), probe(key, 5, (4, 2))
-        other_leaf = probe(key, 6, (4, 2))
-        other_key = probe(jax.random.key(4), 5, (4, 2))
+        words = words_of([3], 0)
+        one, again = probe(words, 5, (40, 2)), probe(words_of([3], 0), 5, (40, 2))
+        flat = probe(words, 5, (80,))
+        others = [
+            probe(words, 6, (40, 2)),
+            probe(words_of([4], 0), 5, (40, 2)),
+            probe(words_of([3], 1), 5, (40, 2)),
+        ]
     np.testing.assert_array_equal(one, again)
-    assert not np.any(np.asarray(one) == np.asarray(other_leaf))
-    assert not np.any(np.asarray(one) == np.asarray(other_key))
+    np.testing.assert_array_equal(np.ravel(one), flat)
+    for other in others:
+        assert not np.any(np.asarray(one) == np.asarray(other))
+
+
+def test_words_differ_for_every_seed_and_number():
+    seeds = [[0, 0], [0, 1], [1, 0], [7, 9]]
+    words = {tuple(words_of(seed, k).tolist()) for seed in seeds for k in range(50)}
+    assert len(words) == 200
+    assert words_of([0, 0], 3).dtype == np.uint32
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_every_bit_of_a_probe_is_fair(number):
+    bits = np.asarray(random_bits(words_of([0, 0], number), 12345, (100_000,)))
+    ones = [np.mean(bits >> k & 1) for k in range(32)]
+    assert bits.dtype == np.uint32
+    np.testing.assert_allclose(ones, 0.5, atol=5 * 0.5 / math.sqrt(100_000))
+
+
+@pytest.mark.parametrize("other", ["number", "token"])
+def test_probes_of_a_check_are_uncorrelated(other):
+    count = 100_000
+    with jax.enable_x64(True):
+        one = np.asarray(probe(words_of([0, 0], 0), 1, (count,)))
+        moved = {"number": (1, 1), "token": (0, 2)}[other]
+        two = np.asarray(probe(words_of([0, 0], moved[0]), moved[1], (count,)))
+    assert abs(np.mean(one * two)) <= 5 * 13 / 12 / math.sqrt(count)
 
 
 @pytest.mark.parametrize("x64", [False, True])

@@ -1,4 +1,4 @@
-"""Leaves of a pytree: paths, roles, numbering."""
+"""Leaves of a pytree: paths, what is differentiated, numbering."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Layer:
 
 
 def only(tree):
-    (leaf,) = partition(tree, differentiate=True).leaves
+    (leaf,) = partition(tree).leaves
     return leaf
 
 
@@ -91,32 +91,38 @@ TREES = [
 
 @pytest.mark.parametrize("tree", TREES)
 def test_paths_are_those_of_keystr(tree):
-    parts = partition(tree, differentiate=True)
+    parts = partition(tree)
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
     assert [x.path for x in parts.leaves] == [jax.tree_util.keystr(p) for p, _ in pairs]
 
 
 @pytest.mark.parametrize("tree", TREES)
-@pytest.mark.parametrize("differentiate", [True, False])
-def test_rebuilding_gives_the_tree_back(tree, differentiate):
-    parts = partition(tree, differentiate=differentiate)
+def test_rebuilding_gives_the_tree_back(tree):
+    parts = partition(tree)
 
-    again = parts.rebuild(parts.moved, parts.passed)
+    again = parts.rebuild(parts.moved)
 
     assert jax.tree.structure(again) == jax.tree.structure(tree)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(tree), strict=True):
         assert a is b
 
 
-def test_roles():
-    tree = [jnp.ones(2), 1.0, jnp.arange(2), np.arange(2), None, jax.random.key(0)]
+def test_what_moves_and_what_is_fixed():
+    key, counts = jax.random.key(0), jnp.arange(2)
+    w, scale, table = jnp.ones(2), 1.0, np.arange(2)
 
-    moving = partition(tree, differentiate=True)
-    fixed = partition(tree, differentiate=False)
+    parts = partition([w, counts, scale, table, None, key])
 
-    assert moving.roles == ("moved", "moved", "passed", "static", "static", "passed")
-    assert fixed.roles == ("passed", "static", "passed", "static", "static", "passed")
-    assert len(moving.moved) == len(moving.differentiable) == 2
+    assert [leaf.path for leaf in parts.differentiable] == ["[0]", "[2]"]
+    assert parts.moved[0] is w
+    assert parts.moved[1] is scale
+    fixed = zip(parts.fixed, (counts, table, None, key), strict=True)
+    assert all(mine is theirs for mine, theirs in fixed)
+
+
+def test_rebuilding_with_other_values_keeps_what_is_fixed():
+    parts = partition({"w": jnp.ones(2), "n": 3, "z": (None, 1.0)})
+    assert parts.rebuild(["new", "last"]) == {"w": "new", "n": 3, "z": (None, "last")}
 
 
 def test_coordinates_are_numbered_as_ravel_pytree_does():
@@ -126,9 +132,7 @@ def test_coordinates_are_numbered_as_ravel_pytree_does():
         "c": 9.0,
     }
     floats = {"b": tree["b"], "a": {"z": tree["a"]["z"]}, "c": tree["c"]}
-    ours = np.concatenate(
-        [np.ravel(x) for x in partition(tree, differentiate=True).moved]
-    )
+    ours = np.concatenate([np.ravel(x) for x in partition(tree).moved])
     theirs, _ = jax.flatten_util.ravel_pytree(floats)
     np.testing.assert_array_equal(ours, theirs)
 
@@ -137,16 +141,14 @@ def test_coordinates_are_numbered_as_ravel_pytree_does():
 def test_token_depends_on_the_path_alone(names):
     tree = {name: np.ones(1) for name in names}
     alone = {name: only({name: np.zeros((2, 3))}).token for name in names}
-    for leaf, name in zip(
-        partition(tree, differentiate=True).leaves, sorted(names), strict=True
-    ):
+    for leaf, name in zip(partition(tree).leaves, sorted(names), strict=True):
         assert leaf.token == alone[name]
         assert 0 <= leaf.token < 2**32
 
 
 def test_tokens_of_a_deep_network_differ():
     tree = {f"layer{k}": {"w": np.ones(1), "b": np.ones(1)} for k in range(500)}
-    tokens = [leaf.token for leaf in partition(tree, differentiate=True).leaves]
+    tokens = [leaf.token for leaf in partition(tree).leaves]
     assert len(set(tokens)) == 1000
 
 
@@ -170,13 +172,13 @@ def test_is_inexact(dtype, answer):
 @pytest.mark.parametrize("tree", [{}, [], ()])
 def test_empty_trees_are_refused(tree):
     with pytest.raises(InvalidInputError, match="`params` .* empty pytree"):
-        require_differentiable(partition(tree, differentiate=True), "params")
+        require_differentiable(partition(tree), "params")
 
 
 def test_trees_without_a_float_are_refused_and_listed():
     tree = {"n": np.arange(3), "k": None, "e": jnp.zeros(0)}
     with pytest.raises(InvalidInputError) as caught:
-        require_differentiable(partition(tree, differentiate=True), "params")
+        require_differentiable(partition(tree), "params")
     assert "['n']: int32" in str(caught.value)
     assert "['k']: None" in str(caught.value)
 

@@ -29,6 +29,8 @@ _MOST = 256
 _NOISE_FACTOR = 8.0
 # A gradient that moves by more than this share crosses a switch: that is not rounding.
 _NOISE_SHARE = 1e-2
+# One-sided slopes that differ by more than this share of a gradient are looked at.
+_BENT = 1e-2
 # A coordinate this many powers of two away from its leaf's scale has its own ladder.
 _FAR = 4
 # Parameters are jittered by this many units of roundoff.
@@ -122,6 +124,8 @@ class Judge:
             self._settle(outcome, path)
         if outcome.verdict is Verdict.CORRECT and not self._resolved(outcome):
             self._unresolved(outcome, path)
+        if outcome.verdict is Verdict.CORRECT:
+            self._look_for_kinks(outcome, path)
         return outcome
 
     def _unresolved(self, outcome: LeafOutcome, path: str) -> None:
@@ -191,6 +195,22 @@ class Judge:
                 return
             if outcome.verdict is Verdict.INCONCLUSIVE:
                 return
+
+    def _look_for_kinks(self, outcome: LeafOutcome, path: str) -> None:
+        """A kink where both numbers are the mean slope shows in the curvature alone."""
+        comparison = outcome.comparison
+        size = np.maximum(np.abs(comparison.numerical), comparison.size)
+        bent = comparison.curvature > np.maximum(_BENT * size, 64 * self.meter.noise)
+        chosen = [int(k) for k in np.flatnonzero(bent & ~comparison.settled)[:_ROUND]]
+        if not chosen:
+            return
+        lanes = [comparison.lanes[k] for k in chosen]
+        rulings = self._rule(lanes, comparison, chosen)
+        on_kinks = [n for n, ruling in enumerate(rulings) if ruling.kind == "kink"]
+        kept = [n for n in on_kinks if rulings[n].verdict is Verdict.CORRECT]
+        self._record(
+            outcome, path, [chosen[n] for n in kept], [rulings[n] for n in kept]
+        )
 
     def _disagreeing(self, comparison: Comparison) -> Any:
         t = self.tolerances
