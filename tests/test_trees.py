@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.trees import describe, is_inexact, partition, require_differentiable
@@ -133,7 +134,7 @@ def test_coordinates_are_numbered_as_ravel_pytree_does():
     }
     floats = {"b": tree["b"], "a": {"z": tree["a"]["z"]}, "c": tree["c"]}
     ours = np.concatenate([np.ravel(x) for x in partition(tree).moved])
-    theirs, _ = jax.flatten_util.ravel_pytree(floats)
+    theirs, _ = ravel_pytree(floats)
     np.testing.assert_array_equal(ours, theirs)
 
 
