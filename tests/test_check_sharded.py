@@ -187,3 +187,16 @@ def test_sharded_worst_coordinate_is_numbered_globally():
         report = jaxcheck.check(lambda p, x: loss(p, x, hurt), params, x, mode=mode)
         (leaf,) = (leaf for leaf in report.leaves if leaf.path == "['w']")
         assert leaf.worst.index == (6, 3), str(report)
+
+
+@pytest.mark.parametrize("mode", ["exhaustive", "directional"])
+def test_loop_that_varies_over_a_mesh_axis_is_checked_in_its_own_dtypes(mode):
+    def local(x):
+        carry, _ = jax.lax.scan(lambda c, _: (jnp.sin(c * x), None), x, None, 3)
+        return jax.lax.psum(jnp.sum(carry), "data")
+
+    loss = jax.shard_map(local, mesh=mesh_of(), in_specs=P("data"), out_specs=P())
+    report = jaxcheck.check(loss, jnp.linspace(0.3, 1.2, 8), mode=mode)
+
+    assert report.verdict is Verdict.CORRECT, str(report)
+    assert "lowered_precision" in {f.kind for f in report.findings}, str(report)

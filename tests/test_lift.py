@@ -19,7 +19,11 @@ from jaxcheck.jaxprs.interpret import evaluate
 from jaxcheck.jaxprs.lift import lift
 from tests.programs import PROGRAMS
 
-BY_NAME = {program.name: program for program in PROGRAMS}
+# A loop over values that vary over a mesh axis has no float64 reading (docs/design.md);
+# tests/test_check_sharded.py shows what a check does then.
+NOT_LIFTED = {"shard_map_ppermute_in_scan"}
+LIFTED = [program for program in PROGRAMS if program.name not in NOT_LIFTED]
+BY_NAME = {program.name: program for program in LIFTED}
 EVERY = pytest.mark.parametrize("name", list(BY_NAME))
 RULES = pytest.mark.parametrize("rules", ["inline", "keep"])
 # Code is generated without optimizing it: it runs once.
@@ -141,7 +145,7 @@ def test_value_agrees_with_the_function_in_float64(name):
             np.testing.assert_array_equal(mine, native)
 
 
-@pytest.mark.parametrize("name", [p.name for p in PROGRAMS if p.gradient != "none"])
+@pytest.mark.parametrize("name", [p.name for p in LIFTED if p.gradient != "none"])
 def test_gradient_with_rules_kept_agrees_with_float64(name):
     program = BY_NAME[name]
     value, _, wanted, wanted_grads = reference(name)

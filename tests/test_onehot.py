@@ -314,6 +314,7 @@ def test_stop_gradients_hold_constant_what_they_are_told_to(name, transparent):
 BY_NAME = {p.name: p for p in PROGRAMS if p.reference == "float64"}
 # Foreign calls have no batching rule, and effects are no values.
 SKIPPED = {n for n in BY_NAME if "callback" in n or "debug" in n or "pallas" in n}
+SKIPPED |= {"shard_map_ppermute_in_scan"}  # has no float64 reading to compare with
 
 
 @pytest.mark.parametrize("name", sorted(set(BY_NAME) - SKIPPED)[::4])

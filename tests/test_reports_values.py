@@ -145,7 +145,7 @@ def test_plain(value, expected):
     assert plain(value) == expected
 
 
-@pytest.mark.parametrize("verdict", set(Verdict) - {Verdict.CORRECT})
+@pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.CORRECT])
 def test_raise_if_failed_raises_the_report(verdict):
     report = make_report(verdict)
     with pytest.raises(GradientError) as caught:

@@ -139,7 +139,7 @@ def _choose(central: FloatArray, roundoff: FloatArray) -> int:
     spread = np.where(np.isfinite(spread), spread, np.inf)
     order = [int(k) + 1 for k in np.argsort(spread, kind="stable")]
     for k in order:
-        if _consistent(central, roundoff, k, float(spread[k - 1])):
+        if k >= _WITNESSES and _consistent(central, roundoff, k, float(spread[k - 1])):
             return k
     return order[0]
 
