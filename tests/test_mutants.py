@@ -9,20 +9,20 @@ import jaxcheck
 from jaxcheck import Verdict
 from tests.catalogue import MUTANTS
 
-X64 = pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
 
-RUNS = [
-    pytest.param(
-        mutant,
-        mode,
-        id=f"{mutant.name}-{mode}",
-        # one worker runs all variants, and finds its programs compiled
-        marks=pytest.mark.xdist_group(mutant.name),
-    )
-    for mutant in MUTANTS
-    for mode in mutant.modes
-]
-TWINS = [run for run in RUNS if not run.values[0].same_twin]
+def runs_of(mutants):
+    """Every mode, with 64-bit types off and on; one of them a mutant is not slow."""
+    runs = []
+    for number, mutant in enumerate(mutants):
+        variants = [(mode, x64) for mode in mutant.modes for x64 in (False, True)]
+        for k, (mode, x64) in enumerate(variants):
+            # one worker runs all variants, and finds its programs compiled
+            marks = [pytest.mark.xdist_group(mutant.name)]
+            if k != number % len(variants):
+                marks.append(pytest.mark.slow)
+            name = f"{mutant.name}-{mode}-{'x64' if x64 else 'x32'}"
+            runs.append(pytest.param(mutant, mode, x64, id=name, marks=marks))
+    return runs
 
 
 def leaves_with(report, verdict):
@@ -30,8 +30,7 @@ def leaves_with(report, verdict):
     return {leaf.path for leaf in report.leaves if leaf.verdict is verdict}
 
 
-@X64
-@pytest.mark.parametrize(("mutant", "mode"), RUNS)
+@pytest.mark.parametrize(("mutant", "mode", "x64"), runs_of(MUTANTS))
 def test_mutant_is_wrong_exactly_where_it_is(mutant, mode, x64):
     with jax.enable_x64(x64):
         wrong, _, params, args = mutant.build()
@@ -50,8 +49,9 @@ def test_mutant_is_wrong_exactly_where_it_is(mutant, mode, x64):
         assert leaf.worst.index == mutant.index, str(report)
 
 
-@X64
-@pytest.mark.parametrize(("mutant", "mode"), TWINS)
+@pytest.mark.parametrize(
+    ("mutant", "mode", "x64"), runs_of([m for m in MUTANTS if not m.same_twin])
+)
 def test_twin_is_correct(mutant, mode, x64):
     with jax.enable_x64(x64):
         _, twin, params, args = mutant.build()
