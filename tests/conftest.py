@@ -38,3 +38,34 @@ def _state_is_left_as_found():
 
 # Tables that tests import; --doctest-modules would import them a second time.
 collect_ignore_glob = ["programs/*", "catalogue/*"]
+
+# Whole files that are left out unless asked for with -m "slow or not slow": grids over
+# programs, dtypes and frameworks, which take longer than everything else together.
+SLOW_FILES = {
+    "test_benchmarks.py",
+    "test_catalogue_oracle.py",
+    "test_check_frameworks.py",
+    "test_check_inputs.py",
+    "test_check_modes.py",
+    "test_check_nonfinite.py",
+    "test_check_precision.py",
+    "test_check_report.py",
+    "test_check_sharded.py",
+    "test_check_state.py",
+    "test_check_stop_gradient.py",
+    "test_error_bars.py",
+    "test_examples.py",
+    "test_fingerprint.py",
+    "test_interpret.py",
+    "test_lift.py",
+    "test_magnitudes.py",
+    "test_onehot.py",
+    "test_perturb.py",
+    "test_probes.py",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)

@@ -199,7 +199,8 @@ def test_nnx_split_state():
     graphdef, params, rest = nnx.split(Nnx(nnx.Rngs(0)), nnx.Param, ...)
 
     def loss(params, rest, x, planted=lambda h: h):
-        model = nnx.merge(graphdef, params, rest)
+        # a copy: flax refuses to update the caller's statistics under `jax.grad`
+        model = nnx.merge(graphdef, params, rest, copy=True)
         return cross_entropy(model(x, planted), Y)
 
     report = jaxcheck.check(loss, params, rest, X)

@@ -164,8 +164,8 @@ class Comparison:
         if self.method == "exhaustive":
             scale = self.scale()
             return (_norm(worst) / scale if scale > 0 else 0.0), 1.0
-        own = _norm(self.numerical) / np.sqrt(_MEAN_SQUARE * len(self))
-        scale = max(gradient_norm, own, _CANCELLED * _norm(self.size))
+        own = _norm(self.numerical) / math.sqrt(_MEAN_SQUARE * len(self))
+        scale = max(float(gradient_norm), own, _CANCELLED * _norm(self.size))
         if scale == 0.0:
             return 0.0, CONFIDENCE
         return bound_factor(len(self)) * float(np.max(worst)) / scale, CONFIDENCE

@@ -77,17 +77,21 @@ def step_of(rms: float, eps: float) -> float:
     return float(2.0 ** math.floor(math.log2(eps ** (1.0 / 3.0) * scale)))
 
 
-def noise_spacing(eps: float) -> float:
-    """Spacing for ``measured_noise``, in steps: 16 units of roundoff of the leaf."""
-    return 16.0 * eps ** (2.0 / 3.0)
+def noise_spacings(eps: float) -> tuple[float, float]:
+    """Spacings for ``measured_noise``, in steps.
+
+    16 units of roundoff of the leaf; and 1/256 step, because a loss that cancels inside
+    is a staircase that does not move within a few units of roundoff.
+    """
+    return 16.0 * eps ** (2.0 / 3.0), 2.0**-8
 
 
 def measured_noise(values: FloatArray) -> float:
     r"""Noise level of a function from equidistant values, very close together.
 
-    Second differences of a smooth function vanish at this spacing, those of noise have
-    the variance :math:`6 \sigma^2` (a row of the difference table of ECnoise). Their
-    median is taken, so that one jump on the way is not mistaken for noise.
+    Third differences of a smooth function vanish at such spacings, those of noise have
+    the variance :math:`20 \sigma^2` (a row of the difference table of ECnoise). Their
+    median is taken, so that a jump at the first point is not mistaken for noise.
 
     References:
         J. J. Moré, S. M. Wild, "Estimating computational noise", SISC 33(3), 2011.
@@ -96,6 +100,6 @@ def measured_noise(values: FloatArray) -> float:
         >>> measured_noise(np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9]))
         0.0
     """
-    second = np.abs(np.diff(np.asarray(values, np.float64), 2))
+    third = np.abs(np.diff(np.asarray(values, np.float64), 3))
     # the median of |x| for a normal x is 0.6745 of its standard deviation
-    return float(np.median(second)) / (0.6745 * math.sqrt(6.0))
+    return float(np.median(third)) / (0.6745 * math.sqrt(20.0))

@@ -117,6 +117,9 @@ class Evaluator:
             return self._batched(lanes, (np.bool_(unit), *fixed), advance)
         if unit:
             return self._batched(lanes, (*_STILL, *fixed), advance)
+        if self._point.sites:
+            # a moved call is a new base, and stop_gradient would hold what it is there
+            return self._alongside.run(lanes, fixed, unit=False, advance=advance)
         nothing = Lanes(lo=lanes.lo[:1], hi=lanes.lo[:1], step=np.zeros(1))
         done = [
             self._batched(nothing, (lo, hi, step, *fixed), advance)
@@ -127,6 +130,10 @@ class Evaluator:
             for f in dataclasses.fields(Values)
         }
         return Values(**columns)
+
+    @functools.cached_property
+    def _alongside(self) -> Evaluator:
+        return Evaluator(self._point, lanes=_LEAST_LANES, coordinates=False)
 
     def _batched(
         self, lanes: Lanes, fixed: Sequence[Array], advance: Advance

@@ -277,15 +277,15 @@ class Meter:
         """Round-off of one loss value: eps|f|, or what equal steps show."""
         self.noise = 0.0
         eps = self.programs.eps
-        spacing = differences.noise_spacing(eps)
-        steps = [spacing * k for k in range(differences.NOISE_POINTS)]
         # in proportion to each coordinate: the leaf's step would be far for small ones
         lane = self.everything(0, relative=True)
-        loss = self._run([lane], steps).loss[0]
-        measured = (
-            differences.measured_noise(loss) if np.all(np.isfinite(loss)) else 0.0
-        )
-        return max(eps * abs(self.at_point), 2 * measured)
+        noise = eps * abs(self.at_point)
+        for spacing in differences.noise_spacings(eps):
+            steps = [spacing * k for k in range(differences.NOISE_POINTS)]
+            loss = self._run([lane], steps).loss[0]
+            if np.all(np.isfinite(loss)):
+                noise = max(noise, 2 * differences.measured_noise(loss))
+        return noise
 
 
 _VALUE_FIELDS = ("loss", "predicted", "size", "moved")

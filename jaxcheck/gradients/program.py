@@ -132,12 +132,13 @@ class Programs(Point):
             bad = [count_bad(x) for x in (*moved, *grads)]
             return [value, jnp.stack(bad), *grads]
 
+        # Python scalars stay weakly typed, as the loss saw them
+        originals = zip(self.traced.inputs, self.inputs, strict=True)
+        inputs = [v if type(v) in (float, complex) else x for v, x in originals]
         key = ("native", self.identity)
-        compiled = remembered(
-            key, lambda: Compiled(run, self.inputs, x64=self.traced.x64)
-        )
-        value, bad, *grads = compiled(*self.inputs)
-        again = compiled(*self.inputs)[0]
+        compiled = remembered(key, lambda: Compiled(run, inputs, x64=self.traced.x64))
+        value, bad, *grads = compiled(*inputs)
+        again = compiled(*inputs)[0]
         self.evaluations += 2
         counts = np.asarray(bad, dtype=np.int64)
         return NativeResult(
