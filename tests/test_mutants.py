@@ -11,14 +11,14 @@ from tests.catalogue import MUTANTS
 
 
 def runs_of(mutants):
-    """Every mode, with 64-bit types off and on; one of them a mutant is not slow."""
+    """Every mode, with 64-bit types off and on; one of them is not slow, for a fourth."""
     runs = []
     for number, mutant in enumerate(mutants):
         variants = [(mode, x64) for mode in mutant.modes for x64 in (False, True)]
         for k, (mode, x64) in enumerate(variants):
             # one worker runs all variants, and finds its programs compiled
             marks = [pytest.mark.xdist_group(mutant.name)]
-            if k != number % len(variants):
+            if number % 4 or k != number // 4 % len(variants):
                 marks.append(pytest.mark.slow)
             name = f"{mutant.name}-{mode}-{'x64' if x64 else 'x32'}"
             runs.append(pytest.param(mutant, mode, x64, id=name, marks=marks))
