@@ -11,7 +11,7 @@ from tests.catalogue import MUTANTS
 
 
 def runs_of(mutants):
-    """Every mode, with 64-bit types off and on; one of them is not slow, for a fourth."""
+    """Every mode, 64-bit types off and on; not slow: one of them, for a fourth."""
     runs = []
     for number, mutant in enumerate(mutants):
         variants = [(mode, x64) for mode in mutant.modes for x64 in (False, True)]
