@@ -14,7 +14,7 @@ from jaxcheck.gradients.differences import (
     NOISE_POINTS,
     first_estimate,
     measured_noise,
-    noise_spacing,
+    noise_spacings,
     step_of,
 )
 
@@ -147,7 +147,7 @@ def test_noise_level_is_found(level):
 
 @pytest.mark.parametrize("fun", [np.sin, np.exp, lambda x: 7 + x, lambda x: x**2])
 def test_smooth_functions_have_only_rounding(fun):
-    x = 1.0 + EPS ** (1 / 3) * noise_spacing(EPS) * np.arange(NOISE_POINTS)
+    x = 1.0 + EPS ** (1 / 3) * noise_spacings(EPS)[0] * np.arange(NOISE_POINTS)
     assert measured_noise(fun(x)) <= 4 * EPS * float(np.max(np.abs(fun(x))))
 
 
