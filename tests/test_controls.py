@@ -10,21 +10,7 @@ import pytest
 import jaxcheck
 from jaxcheck import Verdict
 from tests.catalogue import CONTROLS
-
-
-def runs_of(controls):
-    """Every mode, with 64-bit types off and on; one of them a control is not slow."""
-    runs = []
-    for number, control in enumerate(controls):
-        variants = [(mode, x64) for mode in control.modes for x64 in (False, True)]
-        for k, (mode, x64) in enumerate(variants):
-            # one worker runs all variants, and finds its programs compiled
-            marks = [pytest.mark.xdist_group(control.name)]
-            if k != number % len(variants):
-                marks.append(pytest.mark.slow)
-            name = f"{control.name}-{mode}-{'x64' if x64 else 'x32'}"
-            runs.append(pytest.param(control, mode, x64, id=name, marks=marks))
-    return runs
+from tests.catalogue.variants import variants_of
 
 
 def expected_verdicts(params, *, settled):
@@ -47,7 +33,7 @@ def expected_verdicts(params, *, settled):
     return expected
 
 
-@pytest.mark.parametrize(("control", "mode", "x64"), runs_of(CONTROLS))
+@pytest.mark.parametrize(("control", "mode", "x64"), variants_of(CONTROLS))
 def test_control_is_correct(control, mode, x64):
     with jax.enable_x64(x64):
         loss_fn, params, args = control.build()

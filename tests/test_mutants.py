@@ -8,21 +8,7 @@ import pytest
 import jaxcheck
 from jaxcheck import Verdict
 from tests.catalogue import MUTANTS
-
-
-def runs_of(mutants):
-    """Every mode, 64-bit types off and on; not slow: one of them, for a fourth."""
-    runs = []
-    for number, mutant in enumerate(mutants):
-        variants = [(mode, x64) for mode in mutant.modes for x64 in (False, True)]
-        for k, (mode, x64) in enumerate(variants):
-            # one worker runs all variants, and finds its programs compiled
-            marks = [pytest.mark.xdist_group(mutant.name)]
-            if number % 4 or k != number // 4 % len(variants):
-                marks.append(pytest.mark.slow)
-            name = f"{mutant.name}-{mode}-{'x64' if x64 else 'x32'}"
-            runs.append(pytest.param(mutant, mode, x64, id=name, marks=marks))
-    return runs
+from tests.catalogue.variants import variants_of
 
 
 def leaves_with(report, verdict):
@@ -30,7 +16,7 @@ def leaves_with(report, verdict):
     return {leaf.path for leaf in report.leaves if leaf.verdict is verdict}
 
 
-@pytest.mark.parametrize(("mutant", "mode", "x64"), runs_of(MUTANTS))
+@pytest.mark.parametrize(("mutant", "mode", "x64"), variants_of(MUTANTS, every=4))
 def test_mutant_is_wrong_exactly_where_it_is(mutant, mode, x64):
     with jax.enable_x64(x64):
         wrong, _, params, args = mutant.build()
@@ -50,7 +36,8 @@ def test_mutant_is_wrong_exactly_where_it_is(mutant, mode, x64):
 
 
 @pytest.mark.parametrize(
-    ("mutant", "mode", "x64"), runs_of([m for m in MUTANTS if not m.same_twin])
+    ("mutant", "mode", "x64"),
+    variants_of([m for m in MUTANTS if not m.same_twin], every=4),
 )
 def test_twin_is_correct(mutant, mode, x64):
     with jax.enable_x64(x64):

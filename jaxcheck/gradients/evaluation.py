@@ -7,7 +7,8 @@ that as a program, and a check compiles one of them:
 - *dense*: every lane has its own copy of the parameters. It does all lanes alike.
 - *one-hot*: the lanes of a call move single coordinates, and only what changes is
   computed for each (``jaxcheck.jaxprs.onehot``): four times faster for a perceptron.
-  A lane of another kind moves the point of a whole call instead.
+  A lane of another kind moves the point of a whole call instead, or, if the loss has
+  stop_gradient sites, runs in a dense program beside this one.
 """
 
 from __future__ import annotations
