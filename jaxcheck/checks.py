@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.errors import InvalidInputError
+from jaxcheck.gradients.comparison import Tolerances
 from jaxcheck.gradients.findings import (
     detached_findings,
     nondeterminism,
 )
-from jaxcheck.gradients.judge import Tolerances
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.plan import MODES, Mode, make_plan
 from jaxcheck.gradients.program import NativeResult, Programs

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxcheck
-from jaxcheck.gradients.comparison import Comparison, Lane, resolution_of
+from jaxcheck.gradients.comparison import Comparison, Lane, Tolerances, resolution_of
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -26,6 +26,7 @@ def comparison(autodiff, numerical, bar=0.0, size=0.0, method="exhaustive", **mo
         "size": size,
         "curvature": 0.0,
         "displacement": 1.0,
+        "expected": 0.0,
         **more,
     }
     arrays = {
@@ -35,15 +36,33 @@ def comparison(autodiff, numerical, bar=0.0, size=0.0, method="exhaustive", **mo
     return Comparison(method=method, lanes=lanes, autodiff=autodiff, **arrays)
 
 
+def tolerances(rounding, rtol, atol):
+    return Tolerances(eps=EPS, rounding=rounding, rtol=rtol, atol=atol)
+
+
 def test_tolerance_is_the_sum_of_its_parts():
     c = comparison([0.0], [-3.0], bar=0.5, size=2.0, displacement=-0.25)
     wanted = 0.5 + 8 * EPS * 2.0 + 1e-2 * 3.0 + 1e-1 * 0.25
-    assert c.tolerance(EPS, 1e-2, 1e-1)[0] == pytest.approx(wanted, rel=1e-14)
+    assert c.tolerance(tolerances(EPS, 1e-2, 1e-1))[0] == pytest.approx(
+        wanted, rel=1e-14
+    )
+
+
+def test_a_probe_whose_change_is_small_by_chance_has_the_tolerance_of_its_gradient():
+    c = comparison([1.0e-3], [1.0e-3 + 1.9e-6], expected=2.0)
+    assert len(c.disagreeing(tolerances(EPS, 1e-6, 0.0))) == 0
+    assert len(c.disagreeing(tolerances(EPS, 0.9e-6, 0.0))) == 1
+
+
+def test_a_norm_neither_underflows_nor_overflows():
+    for size in (1e-200, 1e200):
+        c = comparison([3 * size, 4 * size], [3 * size, 3.5 * size])
+        assert c.relative_error()[0] == pytest.approx(0.1)
 
 
 def test_disagreements_come_worst_first():
     c = comparison([1.0, 1.3, 1.0, 2.0, 1.1], [1.0] * 5, bar=0.05)
-    assert c.disagreeing(EPS, 0.0, 0.0).tolist() == [3, 1, 4]
+    assert c.disagreeing(tolerances(EPS, 0.0, 0.0)).tolist() == [3, 1, 4]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -57,7 +76,7 @@ def test_what_is_not_finite_never_agrees(bad, field):
         getattr(c, field)[0] = bad
     if field == "bar" and bad == np.inf:
         return  # an infinite bar claims nothing: it is for the resolution to refuse
-    assert c.disagreeing(EPS, 1e-6, 0.0).tolist()[0] == 0
+    assert c.disagreeing(tolerances(EPS, 1e-6, 0.0)).tolist()[0] == 0
 
 
 def test_an_infinite_bar_is_not_resolved():
@@ -66,14 +85,18 @@ def test_an_infinite_bar_is_not_resolved():
 
 
 def test_both_nan_is_no_agreement():
-    assert len(comparison([np.nan], [np.nan]).disagreeing(EPS, 1.0, 1.0)) == 1
+    assert (
+        len(comparison([np.nan], [np.nan]).disagreeing(tolerances(EPS, 1.0, 1.0))) == 1
+    )
 
 
 def test_nan_is_found_among_many():
     values = np.ones(5000)
     autodiff = values.copy()
     autodiff[4321] = np.nan
-    assert comparison(autodiff, values).disagreeing(EPS, 1e-6, 0).tolist() == [4321]
+    assert comparison(autodiff, values).disagreeing(
+        tolerances(EPS, 1e-6, 0)
+    ).tolist() == [4321]
 
 
 def test_resolution_that_is_asked_for_follows_the_precision():
@@ -85,13 +108,16 @@ def test_resolution_that_is_asked_for_follows_the_precision():
 
 
 def test_exact_agreement_needs_no_tolerance():
-    assert len(comparison([0.0, 2.0], [0.0, 2.0]).disagreeing(0.0, 0.0, 0.0)) == 0
+    assert (
+        len(comparison([0.0, 2.0], [0.0, 2.0]).disagreeing(tolerances(0.0, 0.0, 0.0)))
+        == 0
+    )
 
 
 def test_what_is_settled_is_not_asked_again():
     c = comparison([2.0, 3.0], [1.0, 1.0])
     c.settled[1] = True
-    assert c.disagreeing(EPS, 0.0, 0.0).tolist() == [0]
+    assert c.disagreeing(tolerances(EPS, 0.0, 0.0)).tolist() == [0]
 
 
 def test_relative_error_is_that_of_the_vectors():
@@ -180,7 +206,7 @@ def test_agreement_does_not_depend_on_units(values, power):
         bar=factor * 0.25,
         size=factor * np.abs(values),
     )
-    found = [c.disagreeing(EPS, 1e-6, 0.0).tolist() for c in (one, other)]
+    found = [c.disagreeing(tolerances(EPS, 1e-6, 0.0)).tolist() for c in (one, other)]
     assert found[0] == found[1]
     assert one.relative_error() == pytest.approx(other.relative_error(), rel=1e-12)
 

@@ -64,11 +64,6 @@ def rms(value: Array) -> Array:
     return norm(value) / math.sqrt(max(1, math.prod(value.shape)))
 
 
-def cube_root(eps: float) -> float:
-    """The relative step that balances truncation and round-off."""
-    return eps ** (1.0 / 3.0)
-
-
 def power_of_two(value: Array) -> Array:
     """The power of two at or below each positive value, exactly (exp2 rounds)."""
     _, exponent = jnp.frexp(jnp.where(value > 0, value, 1.0))

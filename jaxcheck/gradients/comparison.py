@@ -38,6 +38,23 @@ def resolution_of(eps: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerances:
+    """What may differ: see ``jaxcheck.check``.
+
+    Attributes:
+        eps: unit roundoff of one value of the loss.
+        rounding: unit roundoff of the gradient under test.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+    """
+
+    eps: float
+    rounding: float
+    rtol: float
+    atol: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
     """One comparison: which coordinates move, and along what.
 
@@ -67,6 +84,9 @@ class Comparison:
         size: what was summed to predict the changes, in absolute values.
         curvature: |f(x+h) - 2 f(x) + f(x-h)|, to find kinks by.
         displacement: how far a single coordinate moved (ones for directions).
+        expected: for a probe of a whole leaf, the size that its gradient lets one
+            expect of the change: the change itself can be small by chance. Else zero.
+        step: step of the differences, in the leaf's own steps.
         settled: comparisons whose disagreement has been explained.
     """
 
@@ -78,6 +98,8 @@ class Comparison:
     size: FloatArray
     curvature: FloatArray
     displacement: FloatArray
+    expected: FloatArray
+    step: float = 1.0
     settled: Any = None
 
     def __post_init__(self) -> None:
@@ -98,19 +120,19 @@ class Comparison:
         size = np.where(np.isfinite(self.size), self.size, 0.0)
         return _ROUNDING * eps * size
 
-    def tolerance(self, eps: float, rtol: float, atol: float) -> FloatArray:
+    def tolerance(self, tolerances: Tolerances) -> FloatArray:
         """What a residual may amount to without being a disagreement."""
         return (
             self.bar
-            + self.allowance(eps)
-            + rtol * np.abs(self.numerical)
-            + atol * np.abs(self.displacement)
+            + self.allowance(tolerances.rounding)
+            + tolerances.rtol * np.maximum(np.abs(self.numerical), self.expected)
+            + tolerances.atol * np.abs(self.displacement)
         )
 
-    def disagreeing(self, eps: float, rtol: float, atol: float) -> IntArray:
+    def disagreeing(self, tolerances: Tolerances) -> IntArray:
         """Positions that disagree and are not settled, the worst first."""
         with np.errstate(all="ignore"):
-            ratio = self.residual / self.tolerance(eps, rtol, atol)
+            ratio = self.residual / self.tolerance(tolerances)
         # what is not finite sorts first: it is never an agreement
         ratio = np.where(self.residual == 0, 0.0, ratio)
         ratio = np.where(np.isfinite(ratio), ratio, np.inf)
@@ -174,18 +196,35 @@ class Comparison:
         """Both comparisons together."""
         both = {
             name: np.concatenate([getattr(self, name), getattr(other, name)])
-            for name in (
-                "autodiff",
-                "numerical",
-                "bar",
-                "size",
-                "curvature",
-                "displacement",
-                "settled",
-            )
+            for name in _COLUMNS
         }
-        return Comparison(method=self.method, lanes=[*self.lanes, *other.lanes], **both)
+        lanes = [*self.lanes, *other.lanes]
+        return dataclasses.replace(self, lanes=lanes, **both)
+
+    def part(self, where: Any) -> Comparison:
+        """Some of the comparisons: ``where`` indexes an array, as a copy."""
+        positions = np.arange(len(self))[where]
+        columns = {name: getattr(self, name)[positions] for name in _COLUMNS}
+        lanes = [self.lanes[int(k)] for k in positions]
+        return dataclasses.replace(self, lanes=lanes, **columns)
+
+
+_COLUMNS = tuple(
+    f.name
+    for f in dataclasses.fields(Comparison)
+    if f.name not in ("method", "lanes", "step")
+)
+
+
+def expected_change(gradient_norm: float) -> float:
+    """Root mean square of the change along a probe, for a gradient of that norm."""
+    finite = math.isfinite(gradient_norm)
+    return math.sqrt(_MEAN_SQUARE) * gradient_norm if finite else 0.0
 
 
 def _norm(values: FloatArray) -> float:
-    return float(np.sqrt(np.sum(np.square(values))))
+    """2-norm that neither overflows nor underflows before it must; NaN if any is."""
+    largest = float(np.max(np.abs(values), initial=0.0))
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return float(np.sqrt(np.sum(np.square(values / largest)))) * largest

@@ -67,14 +67,18 @@ def first_estimate(
     return Estimate(derivative=near, bar=bar, curvature=curvature)
 
 
+def relative_step(eps: float) -> float:
+    """eps^(1/3): it balances truncation and round-off for a function of scale one."""
+    return eps ** (1.0 / 3.0)
+
+
 def step_of(rms: float, eps: float) -> float:
     """The step of a leaf: eps^(1/3) times its RMS, down to a power of two.
 
-    It balances truncation and round-off for a function of scale one. A leaf of zeros
-    has no scale of its own and is moved as if its RMS were one.
+    A leaf of zeros has no scale of its own and is moved as if its RMS were one.
     """
     scale = rms if rms > 0 and math.isfinite(rms) else 1.0
-    return float(2.0 ** math.floor(math.log2(eps ** (1.0 / 3.0) * scale)))
+    return float(2.0 ** math.floor(math.log2(relative_step(eps) * scale)))
 
 
 def noise_spacings(eps: float) -> tuple[float, float]:

@@ -23,12 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import (
-    cube_root,
-    from_real_view,
-    power_of_two,
-    widen,
-)
+from jaxcheck.gradients.arrays import from_real_view, power_of_two, widen
+from jaxcheck.gradients.differences import relative_step
 from jaxcheck.gradients.point import Point
 from jaxcheck.gradients.probes import probe
 from jaxcheck.jaxprs import compat
@@ -323,7 +319,7 @@ class Evaluator:
     ) -> Array:
         """The displacement of every coordinate of leaf ``k`` for ``step = 1``."""
         wide = jnp.abs(widen(view))
-        own = power_of_two(wide * cube_root(self._point.eps))
+        own = power_of_two(wide * relative_step(self._point.eps))
         scales = jnp.where(relative & (wide > 0), own, scale[k])
         return scales * probe(words, self._point.leaves[k].token, view.shape)
 

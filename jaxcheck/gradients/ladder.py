@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxcheck.gradients.differences import relative_step
+
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 # The largest step, in RMS of a leaf: beyond it a loss need not look like a line at all.
 _FARTHEST = 2.0**-7
 # The smallest step, in units of roundoff of a leaf.
 _NEAREST = 8.0
-
-
 # A second difference counts if it is this many times the noise of a value.
 _SIGNIFICANT = 32.0
 # Smaller steps that must agree with a rung before it is called stable.
@@ -36,9 +36,9 @@ _FITTED = 10
 
 def exponents(eps: float) -> tuple[int, ...]:
     """Rungs of the ladder: steps of 2^k times a leaf's own step, eps^(1/3) RMS."""
-    cube = eps ** (1.0 / 3.0)
-    top = max(1, math.floor(math.log2(_FARTHEST / cube)))
-    return tuple(range(math.ceil(math.log2(_NEAREST * eps / cube)), top + 1))
+    own = relative_step(eps)
+    top = max(1, math.floor(math.log2(_FARTHEST / own)))
+    return tuple(range(math.ceil(math.log2(_NEAREST * eps / own)), top + 1))
 
 
 def steps(eps: float) -> tuple[float, ...]:
@@ -107,7 +107,7 @@ def climb(values: FloatArray, at_point: float, noise: float, eps: float) -> Rung
     shape = _shape(second, widths, uncertain)
     if _stands(np.abs(plus - minus), widths, uncertain):
         shape = Shape.JUMP
-    if shape is Shape.SMOOTH and not np.isfinite(bar):
+    if shape is not Shape.JUMP and not np.isfinite(bar):
         shape = Shape.UNRESOLVED if finite.all() else Shape.EDGE
     return Rungs(
         derivative=float(central[k]),

@@ -15,12 +15,15 @@ import numpy as np
 
 from jaxcheck.gradients import differences, ladder
 from jaxcheck.gradients.arrays import real_view
-from jaxcheck.gradients.comparison import Comparison, Lane
+from jaxcheck.gradients.comparison import Comparison, Lane, expected_change
 from jaxcheck.gradients.evaluation import Lanes, Values
 from jaxcheck.gradients.ladder import Rungs
 from jaxcheck.gradients.probes import words_of
 from jaxcheck.gradients.program import Programs, ReadingResult
 from jaxcheck.jaxprs import compat
+
+# A coordinate this many powers of two away from its leaf's scale has its own step.
+_FAR = 4
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 Advance = Callable[[int], None]
@@ -71,9 +74,15 @@ class Meter:
         return other
 
     def own_step(self, lane: Lane) -> float:
-        """Step of one coordinate in proportion to its value, in the leaf's steps."""
+        """Step of one coordinate in proportion to its value, in the leaf's steps.
+
+        One if they are about the same, and for a direction.
+        """
+        if lane.probe is not None or lane.relative:
+            return 1.0
         steps = self._flat[3]
-        return float(self._own_steps(np.array([lane.lo]))[0] / steps[lane.lo])
+        own = float(self._own_steps(np.array([lane.lo]))[0] / steps[lane.lo])
+        return 1.0 if 2.0**-_FAR < own < 2.0**_FAR else own
 
     def unit_step(self, lane: Lane) -> float:
         """The step of a leaf of RMS one, in steps of the lane's leaf."""
@@ -82,8 +91,8 @@ class Meter:
 
     def _own_steps(self, at: Any) -> FloatArray:
         points, _, _, steps = self._flat
-        cube = self.programs.eps ** (1.0 / 3.0)
-        _, exponent = np.frexp(np.abs(points[at]) * cube)
+        relative = differences.relative_step(self.programs.eps)
+        _, exponent = np.frexp(np.abs(points[at]) * relative)
         return np.where(points[at] != 0, np.ldexp(1.0, exponent - 1), steps[at])
 
     def transparently(self) -> Meter:
@@ -141,18 +150,31 @@ class Meter:
             size=(values.size[:, 0] + values.size[:, 1]) / (2 * scale),
             curvature=estimate.curvature,
             displacement=self._displacement(lanes, values, scale),
+            expected=np.array([self._expected(lane) for lane in lanes]),
+            step=scale,
         )
 
-    def climb(self, lanes: Sequence[Lane]) -> list[tuple[Rungs, float]]:
-        """Each lane's ladder, and the change that autodiff predicts at its rung."""
+    def climb(
+        self, lanes: Sequence[Lane], scale: float = 1.0
+    ) -> list[tuple[Rungs, float]]:
+        """Each lane's ladder, and the change that autodiff predicts at its rung.
+
+        Args:
+            lanes: what to move.
+            scale: multiple of the leaf's step that the ladder stands around. The
+                changes are per step of the leaf all the same.
+        """
         eps = self.programs.eps
         rungs_at = ladder.exponents(eps)
-        values = self._run(lanes, ladder.steps(eps))
+        values = self._run(lanes, [scale * s for s in ladder.steps(eps)])
         out: list[tuple[Rungs, float]] = []
         for loss, predicted in zip(values.loss, values.predicted, strict=True):
-            rungs = ladder.climb(loss, self.at_point, self.noise, self.programs.eps)
+            rungs = ladder.climb(
+                loss / scale, self.at_point / scale, self.noise / scale, eps
+            )
+            rungs = dataclasses.replace(rungs, jump=rungs.jump * scale)
             at = 2 * rungs_at.index(rungs.exponent)
-            span = 2 * 2.0**rungs.exponent
+            span = 2 * 2.0**rungs.exponent * scale
             out.append((rungs, float(predicted[at] - predicted[at + 1]) / span))
         return out
 
@@ -265,6 +287,12 @@ class Meter:
             total = points[at[here]].astype(dtype) + shift[here].astype(dtype)
             moved[here] = total.astype(np.float64)
         return moved
+
+    def _expected(self, lane: Lane) -> float:
+        leaf = self.leaf_of(lane.lo)
+        if lane.relative or lane != self.whole(leaf, lane.probe or 0):
+            return 0.0
+        return expected_change(float(self.reading.norms[leaf] * self.scales[leaf]))
 
     def _displacement(
         self, lanes: Sequence[Lane], values: Values, scale: float

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxcheck.gradients.comparison import Comparison, Lane
-from jaxcheck.gradients.judge import Tolerances
+from jaxcheck.gradients.comparison import Comparison, Lane, Tolerances
 from jaxcheck.gradients.measure import Meter
 
 # Leaves up to this many real coordinates are compared one by one.
@@ -52,9 +51,7 @@ def _worst(
     """The ranges that disagree, at most ``_BEAM``, the worst first."""
     lanes = [Lane(lo=a, hi=b, probe=p) for p in _PROBES for a, b in ranges]
     comparison = meter.compare("directional", lanes)
-    allowed = comparison.tolerance(
-        tolerances.rounding, tolerances.rtol, tolerances.atol
-    )
+    allowed = comparison.tolerance(tolerances)
     excess = np.where(
         comparison.residual > allowed, comparison.residual, 0.0
     )  # NaN compares false: a NaN residual is not followed

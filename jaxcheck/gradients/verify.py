@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcheck.gradients.comparison import Comparison
-from jaxcheck.gradients.judge import Judge, LeafOutcome, Tolerances
+from jaxcheck.gradients.comparison import Comparison, Tolerances
+from jaxcheck.gradients.judge import Judge, LeafOutcome
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.narrow import failing_coordinates
 from jaxcheck.gradients.plan import PER_COMPARISON, Plan
@@ -87,7 +87,7 @@ class Verification:
         ends = np.cumsum([len(c) for c in self._plan.coordinates])
         starts = [0, *ends[:-1]]
         return [
-            _part(together, slice(int(a), int(b)))
+            together.part(slice(int(a), int(b)))
             for a, b in zip(starts, ends, strict=True)
         ]
 
@@ -115,15 +115,14 @@ class Verification:
         lanes = [(leaf, self.meter.whole(leaf, p)) for p in probes for leaf in leaves]
         together = self.meter.compare("directional", [lane for _, lane in lanes])
         owner = np.array([leaf for leaf, _ in lanes])
-        return {leaf: _part(together, owner == leaf) for leaf in leaves}
+        return {leaf: together.part(owner == leaf) for leaf in leaves}
 
     def _is_loose(self, leaf: int, comparison: Comparison) -> bool:
         """Whether more probes would tighten a bound that is worth it."""
-        t = self._tolerances
-        if len(comparison.disagreeing(t.rounding, t.rtol, t.atol)):
+        if len(comparison.disagreeing(self._tolerances)):
             return False
         bound, _ = comparison.bound(self.gradient_norm(leaf))
-        return bound is not None and bound > max(10 * t.rtol, 1e-6)
+        return bound is not None and bound > max(10 * self._tolerances.rtol, 1e-6)
 
     def _affordable(self, evaluations: int) -> bool:
         spent = self.meter.programs.evaluations
@@ -209,18 +208,3 @@ class Verification:
                 remedy="Use a wider dtype there, or scale the loss.",
             )
         )
-
-
-def _part(comparison: Comparison, where: Any) -> Comparison:
-    """Some lanes of a comparison, by slice or mask."""
-    positions = np.arange(len(comparison))[where]
-    arrays = {
-        f.name: getattr(comparison, f.name)[positions]
-        for f in dataclasses.fields(comparison)
-        if f.name not in ("method", "lanes")
-    }
-    return Comparison(
-        method=comparison.method,
-        lanes=[comparison.lanes[int(k)] for k in positions],
-        **arrays,
-    )

@@ -163,8 +163,7 @@ def _failing(
     """How many coordinates disagree, where each has been compared."""
     if result.outcome.verdict is not Verdict.WRONG or singles.method != "exhaustive":
         return None
-    t = verification.judge.tolerances
-    return len(singles.disagreeing(t.rounding, t.rtol, t.atol))
+    return len(singles.disagreeing(verification.judge.tolerances))
 
 
 def _precision(reading: ReadingResult, k: int) -> float | None:
