@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxcheck.errors import InvalidInputError
+from jaxcheck.gradients.options import Options
 from jaxcheck.gradients.plan import make_plan
 from jaxcheck.trees import partition
 
@@ -18,15 +19,8 @@ def leaves(**sizes):
     return partition(tree).differentiable
 
 
-def plan(which, mode="auto", *, samples=None, directions=None, budget=None, seed=(0,)):
-    return make_plan(
-        which,
-        mode=mode,
-        samples=samples,
-        directions=directions,
-        budget=budget,
-        seed=seed,
-    )
+def plan(which, mode="auto", **options):
+    return make_plan(which, Options(mode=mode, **options))
 
 
 def test_exhaustive_is_every_real_coordinate():

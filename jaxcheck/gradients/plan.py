@@ -10,10 +10,8 @@ import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.gradients.differences import FIRST_STEPS
+from jaxcheck.gradients.options import Options
 from jaxcheck.trees import Leaf
-
-Mode = Literal["auto", "exhaustive", "sampled", "directional"]
-MODES: tuple[Mode, ...] = ("auto", "exhaustive", "sampled", "directional")
 
 # "auto" compares every coordinate while that takes at most this many evaluations.
 AUTO_BUDGET = 10_000
@@ -49,28 +47,13 @@ class Plan:
         return PER_COMPARISON * (compared + self.directions * len(self.coordinates))
 
 
-def make_plan(
-    leaves: Sequence[Leaf],
-    *,
-    mode: Mode,
-    samples: int | None,
-    directions: int | None,
-    budget: int | None,
-    seed: Sequence[int],
-) -> Plan:
-    """Choose the comparisons of the first pass.
-
-    Args:
-        leaves: the differentiable leaves.
-        mode: see ``jaxcheck.check``.
-        samples: coordinates a leaf for ``"sampled"``.
-        directions: probes a leaf for ``"directional"``.
-        budget: number of loss evaluations that may be spent.
-        seed: what the sampling is seeded with.
+def make_plan(leaves: Sequence[Leaf], options: Options) -> Plan:
+    """Choose the comparisons of the first pass of ``leaves``, the differentiable ones.
 
     Raises:
         InvalidInputError: the budget does not suffice for the mode.
     """
+    mode, budget = options.mode, options.budget
     sizes = [leaf.size * leaf.parts for leaf in leaves]
     if mode == "exhaustive" or (
         mode == "auto" and PER_COMPARISON * sum(sizes) <= (budget or AUTO_BUDGET)
@@ -80,10 +63,11 @@ def make_plan(
             method="exhaustive", coordinates=every, directions=0, most_directions=0
         )
     elif mode == "sampled":
-        some = _sample(leaves, sizes, samples or DEFAULT_SAMPLES, seed)
+        count = options.samples or DEFAULT_SAMPLES
+        some = _sample(leaves, sizes, count, options.seed)
         plan = Plan(method="sampled", coordinates=some, directions=0, most_directions=0)
     else:
-        plan = _directional(leaves, mode, directions, budget)
+        plan = _directional(leaves, options)
     if budget is not None and plan.evaluations > budget:
         noun = "leaf" if len(leaves) == 1 else "leaves"
         raise InvalidInputError(
@@ -95,10 +79,10 @@ def make_plan(
     return plan
 
 
-def _directional(
-    leaves: Sequence[Leaf], mode: Mode, directions: int | None, budget: int | None
-) -> Plan:
-    count = directions or (AUTO_DIRECTIONS if mode == "auto" else DEFAULT_DIRECTIONS)
+def _directional(leaves: Sequence[Leaf], options: Options) -> Plan:
+    directions, budget = options.directions, options.budget
+    fewest = AUTO_DIRECTIONS if options.mode == "auto" else DEFAULT_DIRECTIONS
+    count = directions or fewest
     if directions is None and budget is not None:
         # fewer probes make a looser bound, not a wrong one
         count = max(1, min(count, budget // (PER_COMPARISON * len(leaves))))

@@ -17,6 +17,7 @@ from jaxcheck.gradients.findings import (
     package_versions,
     program_findings,
 )
+from jaxcheck.gradients.options import Options
 from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
 from jaxcheck.gradients.report import Coordinate, GradientReport, LeafReport
 from jaxcheck.gradients.verify import LeafResult, Verification
@@ -31,18 +32,14 @@ class ReportWriter:
 
     Attributes:
         traced: the loss.
-        mode: as asked for.
-        precision: as asked for.
+        options: how it was compared.
         call: the call, as text.
-        seed: words of the random key.
         started: when the check began, by ``time.perf_counter``.
     """
 
     traced: TracedLoss
-    mode: str
-    precision: str
+    options: Options
     call: str
-    seed: tuple[int, ...]
     started: float
 
     def unjudged(
@@ -101,11 +98,11 @@ class ReportWriter:
             grade=_grade(difference),
             evaluations=programs.evaluations,
             seconds=time.perf_counter() - self.started,
-            mode=self.mode,
-            precision=self.precision,
+            mode=self.options.mode,
+            precision=self.options.precision,
             call=self.call,
             dtypes=tuple(sorted({leaf.dtype for leaf in programs.leaves})),
-            key_data=self.seed,
+            key_data=self.options.seed,
             versions=package_versions(),
             device=device_name(),
         )

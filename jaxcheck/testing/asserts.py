@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
-from jaxcheck.checks import Precision, StopGradient, check
+from jaxcheck.checks import check
 from jaxcheck.errors import GradientError
-from jaxcheck.gradients.plan import Mode
+from jaxcheck.gradients.options import Mode, Precision, Progress, StopGradient
 
 
 def assert_gradients_correct(
@@ -32,7 +32,7 @@ def assert_gradients_correct(
     budget: int | None = None,
     key: jax.Array | None = None,
     locate: bool = True,
-    progress: bool | Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> None:
     """Assert that the gradient of ``loss_fn`` with respect to ``params`` is right.
 
