@@ -1,16 +1,31 @@
 """Know, instead of hope, that gradients of JAX programs are right."""
 
-from jaxcheck.checks import check
+from jaxcheck.checks import (
+    AlongReport,
+    Stage,
+    check,
+    check_along,
+    check_derivatives,
+    self_test,
+)
+from jaxcheck.derivatives.report import DerivativeCheck, DerivativeReport
 from jaxcheck.errors import GradientError, InvalidInputError, JaxcheckError
+from jaxcheck.gradients.planting import PlantedFault, SelfTestReport
 from jaxcheck.gradients.report import Coordinate, GradientReport, LeafReport
 from jaxcheck.reports.values import EquationSite, Finding, Verdict
-from jaxcheck.testing.asserts import assert_gradients_correct
+from jaxcheck.testing.asserts import (
+    assert_derivatives_correct,
+    assert_gradients_correct,
+)
 
 __version__ = "0.1.0"
 
 # Is my gradient right?
 __all__ = [
+    "AlongReport",
     "Coordinate",
+    "DerivativeCheck",
+    "DerivativeReport",
     "EquationSite",
     "Finding",
     "GradientError",
@@ -18,8 +33,15 @@ __all__ = [
     "InvalidInputError",
     "JaxcheckError",
     "LeafReport",
+    "PlantedFault",
+    "SelfTestReport",
+    "Stage",
     "Verdict",
     "__version__",
+    "assert_derivatives_correct",
     "assert_gradients_correct",
     "check",
+    "check_along",
+    "check_derivatives",
+    "self_test",
 ]

@@ -43,7 +43,7 @@ CASES = {
     "sin": Case(jnp.sin, mp.sin, -6, 6),
     "sin_10x": Case(lambda x: jnp.sin(10 * x), lambda x: mp.sin(10 * x), -2, 2),
     "tanh": Case(jnp.tanh, mp.tanh, -3, 3),
-    "tanh_saturated": Case(jnp.tanh, mp.tanh, 5, 12),
+    "tanh_saturated": Case(jnp.tanh, mp.tanh, 5, 11),
     "log": Case(jnp.log, mp.log, 0.1, 10),
     "sqrt": Case(jnp.sqrt, mp.sqrt, 0.1, 10),
     "runge": Case(lambda x: 1 / (1 + 25 * x**2), lambda x: 1 / (1 + 25 * x**2), -1, 1),

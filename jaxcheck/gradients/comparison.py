@@ -192,6 +192,28 @@ class Comparison:
             return 0.0, CONFIDENCE
         return bound_factor(len(self)) * float(np.max(worst)) / scale, CONFIDENCE
 
+    def detectable(self, tolerances: Tolerances, gradient_norm: float) -> float | None:
+        """The smallest relative error that cannot hide, but once in a thousand.
+
+        An error e hides from all probes with a probability of at most the product of
+        √2 τ/|e|, where τ is what a probe's residual may amount to; see
+        ``jaxcheck.gradients.probes``. It cannot hide from a comparison of every
+        coordinate at all.
+
+        Args:
+            tolerances: what may differ.
+            gradient_norm: norm of the leaf's gradient per step.
+        """
+        scale = max(float(gradient_norm), self.scale())
+        if self.method == "sampled" or not len(self) or not scale > 0:
+            return None
+        # twice the bar: the difference may be off by it, to the side of the error
+        open_to = self.tolerance(tolerances) + self.bar
+        if self.method == "exhaustive":
+            return _norm(open_to) / scale
+        mean = float(np.exp(np.mean(np.log(np.maximum(open_to, 1e-300)))))
+        return bound_factor(len(self)) * mean / scale
+
     def extended(self, other: Comparison) -> Comparison:
         """Both comparisons together."""
         both = {
@@ -220,6 +242,20 @@ def expected_change(gradient_norm: float) -> float:
     """Root mean square of the change along a probe, for a gradient of that norm."""
     finite = math.isfinite(gradient_norm)
     return math.sqrt(_MEAN_SQUARE) * gradient_norm if finite else 0.0
+
+
+def directional_bound(bound: float, count: int) -> tuple[float, float]:
+    """From ``count`` exact derivatives along random tangents to the whole gradient.
+
+    Args:
+        bound: relative error of the vector of those derivatives, at most.
+        count: how many there are.
+
+    Returns:
+        Upper bound of the relative error of the gradient, and its confidence.
+    """
+    largest = bound * math.sqrt(_MEAN_SQUARE * count)  # in norms of the gradient
+    return bound_factor(count) * largest, CONFIDENCE
 
 
 def _norm(values: FloatArray) -> float:

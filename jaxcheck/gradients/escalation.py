@@ -43,6 +43,8 @@ class Escalation:
         meter: measures.
         native: the native gradients, to take the reading's noise with.
         tolerances: what may differ.
+        rules: measures with the gradient as the rules give it, to take its noise from;
+            the same as ``meter`` unless that holds a planted fault.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class Escalation:
         tolerances: Tolerances,
         *,
         seed: Sequence[int],
+        rules: Meter | None = None,
     ) -> None:
         self.meter = meter
         self.native = native
         self.tolerances = tolerances
+        self.rules = meter if rules is None else rules
         self._seed = seed
         self._jittered: list[Meter] | None = None
 
@@ -242,7 +246,7 @@ class Escalation:
                 )
                 for k in range(2)
             ]
-        here = self.meter.predictions(lanes)
+        here = self.rules.predictions(lanes)
         there = [meter.predictions(lanes) for meter in self._jittered]
         with np.errstate(invalid="ignore"):
             moved = np.max(np.abs(np.array(there) - here), axis=0)

@@ -5,8 +5,9 @@ The way through this room: run natively, read in float64, measure, judge, write 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.gradients.comparison import Tolerances
@@ -14,7 +15,7 @@ from jaxcheck.gradients.findings import detached_findings, nondeterminism
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.options import Options
 from jaxcheck.gradients.plan import Plan
-from jaxcheck.gradients.program import NativeResult, Programs
+from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
 from jaxcheck.gradients.report import GradientReport
 from jaxcheck.gradients.verify import Verification
 from jaxcheck.gradients.writing import ReportWriter
@@ -24,22 +25,56 @@ from jaxcheck.reports.values import Finding
 from jaxcheck.trees import Leaf
 
 
-def examine(
-    traced: TracedLoss, plan: Plan, options: Options, *, call: str, started: float
-) -> GradientReport:
-    """Compare the gradient of a traced loss with differences, and write the report.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examination:
+    """A loss that has been run and read, ready to be measured.
 
-    Args:
-        traced: the loss.
-        plan: what to compare first.
-        options: how to compare.
-        call: the user's call, as text.
-        started: when it began, by ``time.perf_counter``.
+    Attributes:
+        programs: the compiled programs.
+        native: what training computes.
+        reading: the float64 reading and its gradient.
+        unread: what could not be read in float64.
+    """
+
+    programs: Programs
+    native: NativeResult
+    reading: ReadingResult
+    unread: tuple[Finding, ...]
+
+    def verification(
+        self, plan: Plan, options: Options, advance: Callable[[int], None]
+    ) -> Verification:
+        """The comparison of this gradient with differences."""
+        meter = Meter(
+            self.programs,
+            self.reading,
+            seed=options.seed,
+            transparent=options.stop_gradient == "transparent",
+            advance=advance,
+        )
+        return Verification(
+            meter,
+            self.native,
+            plan,
+            Tolerances(
+                eps=self.programs.eps,
+                rounding=self.programs.gradient_eps,
+                rtol=options.rtol,
+                atol=options.atol,
+            ),
+            seed=options.seed,
+            budget=options.budget,
+        )
+
+
+def begin(
+    traced: TracedLoss, plan: Plan, options: Options, writer: ReportWriter
+) -> Examination | GradientReport:
+    """Run and read a loss; a report at once where there is nothing to compare.
 
     Raises:
         InvalidInputError: parameters are not finite.
     """
-    writer = ReportWriter(traced=traced, options=options, call=call, started=started)
     programs = Programs(
         traced,
         precision=options.precision,
@@ -61,32 +96,38 @@ def examine(
             ),
         )
         return writer.unjudged(finding, programs, native, "the loss is not finite")
+    return Examination(
+        programs=programs, native=native, reading=reading, unread=tuple(unread)
+    )
+
+
+def examine(
+    traced: TracedLoss, plan: Plan, options: Options, *, call: str, started: float
+) -> GradientReport:
+    """Compare the gradient of a traced loss with differences, and write the report.
+
+    Args:
+        traced: the loss.
+        plan: what to compare first.
+        options: how to compare.
+        call: the user's call, as text.
+        started: when it began, by ``time.perf_counter``.
+
+    Raises:
+        InvalidInputError: parameters are not finite.
+    """
+    writer = ReportWriter(traced=traced, options=options, call=call, started=started)
+    begun = begin(traced, plan, options, writer)
+    if isinstance(begun, GradientReport):
+        return begun
     shown = progress_for(options.progress, plan.evaluations, "checking gradients")
     with shown as advance:
-        meter = Meter(
-            programs,
-            reading,
-            seed=options.seed,
-            transparent=options.stop_gradient == "transparent",
-            advance=advance,
-        )
-        verification = Verification(
-            meter,
-            native,
-            reading,
-            plan,
-            Tolerances(
-                eps=programs.eps,
-                rounding=programs.gradient_eps,
-                rtol=options.rtol,
-                atol=options.atol,
-            ),
-            seed=options.seed,
-            budget=options.budget,
-        )
+        verification = begun.verification(plan, options, advance)
         results = verification.run()
-        detached = detached_findings(meter, [r.outcome for r in results])
-    return writer.judged(verification, results, native, reading, [*detached, *unread])
+        outcomes = [result.outcome for result in results]
+        detached = detached_findings(verification.meter, outcomes)
+    others = [*detached, *begun.unread]
+    return writer.judged(verification, results, begun.native, begun.reading, others)
 
 
 def _readable(programs: Programs) -> tuple[Programs, list[Finding]]:

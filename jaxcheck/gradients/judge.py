@@ -67,12 +67,26 @@ class Judge:
         *,
         seed: Sequence[int],
         gradient: float,
+        rules: Meter | None = None,
     ) -> None:
         self.meter = meter
         self.tolerances = tolerances
         self.gradient = gradient
-        self._escalation = Escalation(meter, native, tolerances, seed=seed)
+        self._native = native
+        self._seed = seed
+        self._escalation = Escalation(meter, native, tolerances, seed=seed, rules=rules)
         self._resolution = resolution_of(tolerances.eps)
+
+    def of(self, meter: Meter) -> Judge:
+        """The same judge for a planted gradient at the same point."""
+        return Judge(
+            meter,
+            self._native,
+            self.tolerances,
+            seed=self._seed,
+            gradient=self.gradient,
+            rules=self.meter,
+        )
 
     def decide(self, leaf: int, comparison: Comparison) -> LeafOutcome:
         """The verdict for one leaf from its comparisons."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcheck.gradients.differences import relative_step
+from jaxcheck.gradients.differences import relative_step, step_of
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -44,6 +44,11 @@ def exponents(eps: float) -> tuple[int, ...]:
 def steps(eps: float) -> tuple[float, ...]:
     """Signed steps, two a rung."""
     return tuple(sign * 2.0**k for k in exponents(eps) for sign in (1.0, -1.0))
+
+
+def reach(eps: float) -> float:
+    """How far differences go at most, in RMS of a leaf (or for a leaf of zeros)."""
+    return 2.0 * 2.0 ** exponents(eps)[-1] * step_of(1.0, eps)
 
 
 class Shape(enum.Enum):

@@ -12,11 +12,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.gradients.arrays import count_bad, native_view, norm, rms, widen
+from jaxcheck.gradients.differentiation import value_and_gradient
 from jaxcheck.gradients.evaluation import Evaluator, Lanes, Values
 from jaxcheck.gradients.point import Point
 from jaxcheck.gradients.probes import random_bits
@@ -120,6 +120,9 @@ class Programs(Point):
         other.evaluations = self.evaluations
         return other
 
+    def _gradient(self, loss: Callable[..., Array]) -> Callable[..., Any]:
+        return value_and_gradient(loss, forward=self.traced.forward)
+
     # -- the gradient as training computes it
 
     def native(self) -> NativeResult:
@@ -127,15 +130,14 @@ class Programs(Point):
         count = len(self.leaves)
 
         def run(*moved: Array) -> list[Array]:
-            every = tuple(range(count))
-            value, grads = jax.value_and_grad(self.traced.function, every)(*moved)
+            value, grads = self._gradient(self.traced.function)(*moved)
             bad = [count_bad(x) for x in (*moved, *grads)]
             return [value, jnp.stack(bad), *grads]
 
         # Python scalars stay weakly typed, as the loss saw them
         originals = zip(self.traced.inputs, self.inputs, strict=True)
         inputs = [v if type(v) in (float, complex) else x for v, x in originals]
-        key = ("native", self.identity)
+        key = ("native", self.traced.forward, self.identity)
         compiled = remembered(key, lambda: Compiled(run, inputs, x64=self.traced.x64))
         value, bad, *grads = compiled(*inputs)
         again = compiled(*inputs)[0]
@@ -164,7 +166,7 @@ class Programs(Point):
         inputs = [*first, *native, *self.inputs]
         try:
             return remembered(
-                ("reading", self.identity),
+                ("reading", self.traced.forward, self.identity),
                 lambda: Compiled(self._read, inputs, x64=True),
             )
         except Exception as error:
@@ -187,7 +189,7 @@ class Programs(Point):
         def loss(*views: Array) -> Array:
             return interpret.evaluate(self.kept, self.arguments(views))[0]
 
-        gradient = jax.value_and_grad(loss, argnums=tuple(range(count)))
+        gradient = self._gradient(loss)
         flat = compat.make_program(lambda *args: _flat(gradient(*args)), views)
         out, sizes = run_with_magnitudes(flat, views, range(1, count + 1))
         grads = [widen(g) for g in out[1:]]

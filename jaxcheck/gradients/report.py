@@ -50,6 +50,8 @@ class LeafReport:
         bound: upper bound of the relative error of the whole leaf's gradient.
         confidence: the probability with which ``bound`` holds (1.0 if every
             coordinate was compared).
+        detectable: the smallest relative error of this leaf's gradient that the run
+            would have noticed with a probability of 99.9 %.
         worst: the coordinate that disagrees most.
         failing: how many of the compared coordinates disagree (None if unknown).
         pattern: what kind of wrong, if one explains it.
@@ -69,6 +71,7 @@ class LeafReport:
     error_bar: float | None = None
     bound: float | None = None
     confidence: float | None = None
+    detectable: float | None = None
     worst: Coordinate | None = None
     failing: int | None = None
     pattern: str | None = None

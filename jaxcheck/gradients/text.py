@@ -361,13 +361,17 @@ def not_checked(report: GradientReport) -> str:
 
 def reproduction(report: GradientReport) -> str:
     """The call, with the random key that was used."""
-    call = report.call
-    if not report.key_data or "key=" in call or not call.endswith(")"):
+    return key_argument(report.call, report.key_data)
+
+
+def key_argument(call: str, key_data: tuple[int, ...]) -> str:
+    """``call`` with the key of these words."""
+    if not key_data or "key=" in call or not call.endswith(")"):
         return call
-    high, low = report.key_data if len(report.key_data) == 2 else (1, 0)
+    high, low = key_data if len(key_data) == 2 else (1, 0)
     if high == 0 and low < 2**31:
         key = f"jax.random.key({low})"
     else:
-        words = ", ".join(map(str, report.key_data))
+        words = ", ".join(map(str, key_data))
         key = f"jax.random.wrap_key_data(np.uint32([{words}]))"
     return f"{call[:-1]}, key={key})"

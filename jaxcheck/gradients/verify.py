@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxcheck.gradients.comparison import Comparison, Tolerances
+from jaxcheck.gradients.comparison import Comparison, Lane, Tolerances
 from jaxcheck.gradients.judge import Judge, LeafOutcome
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.narrow import failing_coordinates
 from jaxcheck.gradients.plan import PER_COMPARISON, Plan
-from jaxcheck.gradients.program import NativeResult, ReadingResult
+from jaxcheck.gradients.program import NativeResult
 from jaxcheck.reports.values import Finding, Verdict
 
 # Leaves up to this many coordinates are compared one by one if directions fail to
@@ -48,7 +48,6 @@ class Verification:
         self,
         meter: Meter,
         native: NativeResult,
-        reading: ReadingResult,
         plan: Plan,
         tolerances: Tolerances,
         *,
@@ -56,11 +55,10 @@ class Verification:
         budget: int | None,
     ) -> None:
         self.meter = meter
-        norms = reading.norms * meter.scales
+        norms = meter.reading.norms * meter.scales
         largest = float(np.max(norms[np.isfinite(norms)], initial=0.0))
         self.judge = Judge(meter, native, tolerances, seed=seed, gradient=largest)
         self._native = native
-        self._reading = reading
         self._plan = plan
         self._tolerances = tolerances
         self._budget = budget
@@ -73,16 +71,26 @@ class Verification:
             results.append(self._decide(leaf, comparison))
         return results
 
+    def outcome(self, leaf: int, meter: Meter) -> LeafOutcome:
+        """What would be decided for one leaf if ``meter`` held the gradient."""
+        if self._plan.method == "directional":
+            probes = range(self._plan.directions)
+            lanes = [meter.whole(leaf, probe) for probe in probes]
+        else:
+            lanes = self._singles(leaf)
+        judge = self.judge.of(meter)
+        return judge.decide(leaf, meter.compare(self._plan.method, lanes))
+
     # -- the first pass
+
+    def _singles(self, leaf: int) -> list[Lane]:
+        return [self.meter.single(leaf, int(i)) for i in self._plan.coordinates[leaf]]
 
     def _first_pass(self) -> list[Comparison]:
         if self._plan.method == "directional":
             return self._directions()
-        lanes = [
-            self.meter.single(leaf, int(i))
-            for leaf, chosen in enumerate(self._plan.coordinates)
-            for i in chosen
-        ]
+        every = range(len(self._plan.coordinates))
+        lanes = [lane for leaf in every for lane in self._singles(leaf)]
         together = self.meter.compare(self._plan.method, lanes)
         ends = np.cumsum([len(c) for c in self._plan.coordinates])
         starts = [0, *ends[:-1]]
@@ -130,12 +138,12 @@ class Verification:
 
     def gradient_norm(self, leaf: int) -> float:
         """Norm of the reading's gradient of one leaf, per step."""
-        return float(self._reading.norms[leaf] * self.meter.scales[leaf])
+        return float(self.meter.reading.norms[leaf] * self.meter.scales[leaf])
 
     # -- decisions
 
     def _decide(self, leaf: int, comparison: Comparison) -> LeafResult:
-        if self._reading.bad_grads[leaf]:
+        if self.meter.reading.bad_grads[leaf]:
             return self._not_finite(leaf, comparison)
         outcome = self.judge.decide(leaf, comparison)
         directional = comparison.method == "directional"
@@ -163,7 +171,7 @@ class Verification:
 
     def _not_finite(self, leaf: int, comparison: Comparison) -> LeafResult:
         """NaN or infinity from the rules: wrong where the derivative exists."""
-        gradient = np.asarray(self._reading.grads[leaf]).ravel()
+        gradient = np.asarray(self.meter.reading.grads[leaf]).ravel()
         chosen = np.flatnonzero(~np.isfinite(gradient))
         lanes = [self.meter.single(leaf, int(i)) for i in chosen[:_NONFINITE]]
         outcome = self.judge.decide(leaf, self.meter.compare(comparison.method, lanes))

@@ -118,11 +118,13 @@ def _judged_leaf(
     outcome, programs = result.outcome, verification.meter.programs
     comparison = outcome.comparison
     error, bar = comparison.relative_error()
-    bound, confidence = None, None
+    bound, confidence, detectable = None, None, None
     if outcome.negligible:
         error, bar = None, None
     elif outcome.verdict is Verdict.CORRECT:
-        bound, confidence = comparison.bound(verification.gradient_norm(k))
+        norm = verification.gradient_norm(k)
+        bound, confidence = comparison.bound(norm)
+        detectable = comparison.detectable(verification.judge.tolerances, norm)
     singles = result.coordinates or comparison
     offset = int(programs.offsets[k])
     whole = comparison.method == "directional"
@@ -138,6 +140,7 @@ def _judged_leaf(
         error_bar=bar,
         bound=bound,
         confidence=confidence,
+        detectable=detectable,
         worst=_worst(singles, leaf, offset, outcome.wrong),
         failing=failing,
         precision=_precision(reading, k),

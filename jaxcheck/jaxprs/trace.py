@@ -27,6 +27,7 @@ class TracedLoss:
         inputs: values for all inputs of ``program``.
         x64: whether 64-bit types were on.
         deterministic: whether tracing twice gave the same program and constants.
+        forward: whether its gradient is to be taken in forward mode.
     """
 
     program: Program
@@ -35,6 +36,7 @@ class TracedLoss:
     inputs: tuple[Any, ...]
     x64: bool
     deterministic: bool
+    forward: bool = False
 
 
 def trace_loss(
@@ -43,6 +45,7 @@ def trace_loss(
     args: Sequence[Any],
     *,
     has_aux: bool,
+    forward: bool = False,
 ) -> TracedLoss:
     """Trace ``loss_fn(params, *args)``, twice, to see that it is a function.
 
@@ -51,6 +54,7 @@ def trace_loss(
         params: the parameters, partitioned.
         args: further arguments.
         has_aux: whether ``loss_fn`` returns a pair.
+        forward: whether its gradient is to be taken in forward mode.
 
     Raises:
         InvalidInputError: ``loss_fn`` does not return a real floating scalar.
@@ -80,6 +84,7 @@ def trace_loss(
         inputs=inputs,
         x64=compat.x64_enabled(),
         deterministic=same,
+        forward=forward,
     )
 
 

@@ -7,12 +7,14 @@ and then the report, without jaxcheck's own frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from jaxcheck.checks import check
+from jaxcheck.checks import check, check_derivatives
+from jaxcheck.derivatives.functions import Direction
+from jaxcheck.derivatives.opinions import Opinion
 from jaxcheck.errors import GradientError
 from jaxcheck.gradients.options import Mode, Precision, Progress, StopGradient
 
@@ -91,4 +93,64 @@ def assert_gradients_correct(
     )
     if not report.passed:
         # `report.raise_if_failed()` would leave its own frame in pytest's output.
+        raise GradientError(report)
+
+
+def assert_derivatives_correct(
+    fn: Callable[..., Any],
+    primals: Any,
+    *,
+    modes: Sequence[Direction] = ("fwd", "rev"),
+    order: int = 1,
+    has_aux: bool = False,
+    bounds: Any = None,
+    project_tangent: Callable[..., Any] | None = None,
+    second_opinion: Opinion | None = None,
+    mode: Mode = "auto",
+    samples: int | None = None,
+    directions: int | None = None,
+    precision: Precision = "float64",
+    stop_gradient: StopGradient = "frozen",
+    rtol: float = 1e-6,
+    atol: float = 0.0,
+    budget: int | None = None,
+    key: jax.Array | None = None,
+    progress: Progress = None,
+) -> None:
+    """Assert that every derivative of ``fn`` at ``primals`` is right.
+
+    Passes only if :func:`jaxcheck.check_derivatives` answers ``CORRECT``; the arguments
+    are the same, and described there.
+
+    Raises:
+        GradientError: if a derivative is wrong or could not be confirmed. The text is
+            the report; ``error.report`` is the report as a value.
+        InvalidInputError: if an argument cannot be used.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> assert_derivatives_correct(lambda x, y: jnp.outer(x, y), (jnp.ones(2),) * 2)
+    """
+    __tracebackhide__ = True
+    report = check_derivatives(
+        fn,
+        primals,
+        modes=modes,
+        order=order,
+        has_aux=has_aux,
+        bounds=bounds,
+        project_tangent=project_tangent,
+        second_opinion=second_opinion,
+        mode=mode,
+        samples=samples,
+        directions=directions,
+        precision=precision,
+        stop_gradient=stop_gradient,
+        rtol=rtol,
+        atol=atol,
+        budget=budget,
+        key=key,
+        progress=progress,
+    )
+    if not report.passed:
         raise GradientError(report)

@@ -1,12 +1,12 @@
-"""The questions themselves: trace, examine, and hand the report over."""
+"""Is my gradient right?"""
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from jaxcheck.checks.spelling import spelled
 from jaxcheck.gradients.examine import examine
 from jaxcheck.gradients.options import (
     Mode,
@@ -122,19 +122,7 @@ def check(
     require_differentiable(parts, "params")
     plan = make_plan(parts.differentiable, options)
     traced = trace_loss(loss_fn, parts, args, has_aux=has_aux)
-    call = _spell_call(loss_fn, args, {"has_aux": has_aux, **given})
+    words = ["params", *(["*args"] if args else [])]
+    options_given = {"has_aux": has_aux, **given}
+    call = spelled(check, loss_fn, "loss_fn", words, options_given)
     return examine(traced, plan, options, call=call, started=started)
-
-
-def _spell_call(
-    loss_fn: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]
-) -> str:
-    """The call as a person would write it, options at their defaults left out."""
-    while isinstance(loss_fn, functools.partial):
-        loss_fn = loss_fn.func
-    name = getattr(loss_fn, "__name__", "")
-    words = [name if name.isidentifier() else "loss_fn", "params"]
-    words += ["*args"] if args else []
-    defaults: Mapping[str, Any] = check.__kwdefaults__ or {}
-    words += [f"{k}={v!r}" for k, v in options.items() if v != defaults[k]]
-    return f"jaxcheck.check({', '.join(words)})"

@@ -1,0 +1,1 @@
+"""Every derivative of a function: forward, reverse, higher orders, and identities."""
