@@ -9,6 +9,7 @@ rule) is not checked, and says why.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,8 +30,8 @@ from jaxcheck.trees import Leaf
 Array = Any
 Arrays = Sequence[Array]
 
-# Two ways to the same number may differ by this many units of its roundoff: sums of
-# thousands of terms in another order.
+# Two ways to the same number may differ by this many units of its roundoff (sums of
+# thousands of terms in another order), but never by more than half of its digits.
 _UNITS = 4096.0
 # An op-by-op run of more equations than this takes minutes.
 _MOST_EQUATIONS = 400
@@ -61,13 +62,19 @@ class Reading:
     program: Any
 
 
-def read(flat: FlatFunction, seed: Sequence[int]) -> Reading:
-    """The float64 reading of ``flat`` at its point, or its own if there is none."""
+def read(flat: FlatFunction, seed: Sequence[int], *, native: bool = False) -> Reading:
+    """The float64 reading of ``flat`` at its point, or its own if there is none.
+
+    Args:
+        flat: the function.
+        seed: what the tangents and cotangents are drawn with.
+        native: whether to leave it in its own dtypes in any case.
+    """
     leaves = flat.inputs.differentiable
     moved = [jnp.asarray(x) for x in flat.inputs.moved]
     native_x64 = compat.x64_enabled()
     traced = jax.make_jaxpr(lambda *xs: list(flat.function(*xs)))(*moved)
-    lifted, eps = _lifted(traced, native_x64, len(moved))
+    lifted, eps = _lifted(traced, native_x64, len(moved), native=native)
     program = traced if lifted is None else lifted
 
     def vectors(of: Sequence[Leaf], first: int) -> tuple[tuple[Array, ...], ...]:
@@ -91,15 +98,20 @@ def read(flat: FlatFunction, seed: Sequence[int]) -> Reading:
     )
 
 
-def _lifted(traced: Any, native_x64: bool, count: int) -> tuple[Any, float]:
+def _lifted(
+    traced: Any, native_x64: bool, count: int, *, native: bool
+) -> tuple[Any, float]:
+    jaxpr, _ = compat.opened(traced)
+    dtypes = [v.aval.dtype for v in (*jaxpr.invars, *jaxpr.outvars)]
+    own = None, max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    if native:
+        return own
     try:
         with compat.x64(True):
             program = lift(traced, rules="keep", native=False, native_x64=native_x64)
             rounded = narrowing_sites(program, [True] * count)
     except Exception:  # no reading: the identities hold in the function's own dtypes
-        jaxpr, _ = compat.opened(traced)
-        dtypes = [v.aval.dtype for v in (*jaxpr.invars, *jaxpr.outvars)]
-        return None, max(float(jnp.finfo(d).eps) for d in dtypes)
+        return own
     eps = [float(jnp.finfo(dtype).eps) for dtype, _ in rounded]
     return program, max([float(np.finfo(np.float64).eps), *eps])
 
@@ -127,7 +139,11 @@ def adjoint(reading: Reading) -> DerivativeCheck:
 
 
 def batched(reading: Reading) -> DerivativeCheck:
-    """Vmap of the pullback over cotangents is the loop over them."""
+    """The pullback mapped over cotangents by ``vmap`` is a loop over them.
+
+    To be asked of the function in its own dtypes: rules for batching have no part in
+    the float64 reading.
+    """
     stacked = [jnp_stack(x, reading.x64) for x in zip(*reading.cotangents, strict=True)]
 
     def sides(*point: Array) -> list[Array]:
@@ -187,7 +203,7 @@ def compiled(flat: FlatFunction) -> DerivativeCheck:
         np.concatenate([_host(x) for x in side]) for side in (together, eagerly)
     )
     eps = max(float(jnp.finfo(x.dtype).eps) for x in (*moved, *eagerly))
-    return _judged("compiled", first, second, 0.0, 64.0 * eps)
+    return _judged("compiled", first, second, 0.0, _tolerance(eps))
 
 
 def types(flat: FlatFunction) -> DerivativeCheck:
@@ -219,7 +235,11 @@ def _asked(
     except Exception as error:  # no such mode, or no rule for batching
         return unavailable(question, error)
     left, right, size = compare(out)
-    return _judged(question, left, right, size, _UNITS * reading.eps)
+    return _judged(question, left, right, size, _tolerance(reading.eps))
+
+
+def _tolerance(eps: float) -> float:
+    return min(_UNITS * eps, math.sqrt(eps))
 
 
 def _two_vectors(out: list[Any]) -> tuple[Any, Any, float]:

@@ -246,7 +246,11 @@ class Questions:
         if set(modes) == {"fwd", "rev"}:
             asked.append(lambda: identities.adjoint(reading()))
         if "rev" in modes:
-            asked.append(lambda: identities.batched(reading()))
+            asked.append(
+                lambda: identities.batched(
+                    identities.read(flat, self.options.seed, native=True)
+                )
+            )
             asked.append(lambda: identities.zeros(reading()))
         asked.append(lambda: identities.compiled(flat))
         asked.append(lambda: identities.types(flat))

@@ -48,6 +48,8 @@ def _pushed(fun: Callable[..., Array], inputs: tuple[Array, ...], k: int) -> Arr
         alone = lambda x: fun(*inputs[:k], x, *inputs[k + 1 :])  # noqa: E731
         return jax.jvp(alone, (value,), (unit,))[1]
 
-    batch = min(count, _TOGETHER)
-    found = jax.lax.map(along, jnp.arange(count), batch_size=batch)
+    try:
+        found = jax.lax.map(along, jnp.arange(count), batch_size=min(count, _TOGETHER))
+    except NotImplementedError:  # no batching rule: one after the other
+        found = jax.lax.map(along, jnp.arange(count))
     return found.astype(value.dtype).reshape(value.shape)

@@ -6,6 +6,7 @@ The way through this room: run natively, read in float64, measure, judge, write 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -19,10 +20,13 @@ from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
 from jaxcheck.gradients.report import GradientReport
 from jaxcheck.gradients.verify import Verification
 from jaxcheck.gradients.writing import ReportWriter
-from jaxcheck.jaxprs.trace import TracedLoss
+from jaxcheck.jaxprs.trace import TracedLoss, in_float64
 from jaxcheck.reports.progress import progress_for
 from jaxcheck.reports.values import Finding
 from jaxcheck.trees import Leaf
+
+# Two tracings of one loss give the same value up to this, or they are two losses.
+_SAME = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,10 @@ class Examination:
     unread: tuple[Finding, ...]
 
     def verification(
-        self, plan: Plan, options: Options, advance: Callable[[int], None]
+        self,
+        plan: Plan,
+        options: Options,
+        advance: Callable[[int], None] = lambda n: None,
     ) -> Verification:
         """The comparison of this gradient with differences."""
         meter = Meter(
@@ -64,7 +71,28 @@ class Examination:
             ),
             seed=options.seed,
             budget=options.budget,
+            traced_again=functools.partial(self._in_float64, plan, options),
         )
+
+    def _in_float64(self, plan: Plan, options: Options) -> Verification | None:
+        """The same comparison of the loss traced in float64, if it is the same loss."""
+        traced = self.programs.traced
+        dtypes = {leaf.dtype for leaf in self.programs.leaves}
+        if self.programs.native_precision or dtypes <= {"float64", "complex128"}:
+            return None
+        try:
+            wide = in_float64(traced)
+            programs = Programs(wide, precision="float64", lanes=plan.evaluations)
+            native = programs.native()
+            reading = programs.read(native)
+        except Exception:  # the loss insists on its dtypes: there is no such reading
+            return None
+        if not abs(reading.loss - self.reading.loss) <= _SAME * abs(self.reading.loss):
+            return None
+        again = Examination(
+            programs=programs, native=native, reading=reading, unread=()
+        )
+        return again.verification(plan, options)
 
 
 def begin(

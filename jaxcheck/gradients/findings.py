@@ -25,6 +25,12 @@ from jaxcheck.reports.values import Finding, Verdict
 # called imprecise, and by this share in any case.
 _PRECISION_UNITS = 1_000.0
 _PRECISION_SHARE = 1e-3
+# By this many units of roundoff of what was summed in any case.
+_CANCELLED_UNITS = 64.0
+# Factors of a matrix whose signs are a matter of rounding.
+_UP_TO_SIGN = frozenset(
+    {"eigh", "eig", "svd", "qr", "geqrf", "schur", "householder_product"}
+)
 # A stop_gradient site that changes the derivative by less is not worth mentioning.
 _DETACHED_SHARE = 1e-6
 _PROBE = 0
@@ -84,13 +90,23 @@ def leaf_findings(
     error, scale = reading.native_errors[k], reading.norms[k]
     summed = max(float(scale), 1e-3 * float(reading.size_norms[k]))
     eps = float(jnp.finfo(leaf.dtype).eps)
-    allowed = min(_PRECISION_UNITS * eps, _PRECISION_SHARE)
-    if native.bad_grads[k] == 0 and error > allowed * summed > 0:
-        found.append(_precision_loss(leaf.path, leaf.dtype, float(error) / summed))
+    allowed = min(_PRECISION_UNITS * eps, _PRECISION_SHARE) * summed
+    # a gradient that is zero by cancellation is as precise as what it cancels
+    allowed = max(allowed, _CANCELLED_UNITS * eps * float(reading.size_norms[k]))
+    if native.bad_grads[k] == 0 and error > allowed > 0:
+        share = float(error) / summed
+        found.append(_precision_loss(programs, leaf.path, leaf.dtype, share))
     return found
 
 
-def _precision_loss(path: str, dtype: str, share: float) -> Finding:
+def _precision_loss(programs: Programs, path: str, dtype: str, share: float) -> Finding:
+    used = {e.primitive.name for e in interpret.equations(programs.traced.program)}
+    ambiguous = (
+        " Eigenvectors and singular vectors are defined up to a sign, which two "
+        "precisions may choose differently."
+        if used & _UP_TO_SIGN
+        else ""
+    )
     return Finding(
         kind="precision_loss",
         leaf=path,
@@ -98,6 +114,7 @@ def _precision_loss(path: str, dtype: str, share: float) -> Finding:
             f"the gradient of {path or 'the leaf'} ({dtype}) as training computes it "
             f"is off by {share:.1e} of its size; what is compared above are the same "
             "rules in float64. The rules are not the cause, rounding is."
+            f"{ambiguous}"
         ),
         remedy=(
             "Raise the dtype of the operations that lose the digits (accumulations, "

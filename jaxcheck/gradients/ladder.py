@@ -103,6 +103,7 @@ def climb(values: FloatArray, at_point: float, noise: float, eps: float) -> Rung
         central = (plus - minus) / (2 * widths)
         right, left = (plus - at_point) / widths, (at_point - minus) / widths
         second = np.abs(plus - 2 * at_point + minus)
+        across = np.abs(plus - minus)
     finite = np.isfinite(central)
     if np.count_nonzero(finite) < 5:
         return _unknown(Shape.UNRESOLVED if finite.all() else Shape.EDGE)
@@ -110,7 +111,7 @@ def climb(values: FloatArray, at_point: float, noise: float, eps: float) -> Rung
     k = _choose(central, roundoff)
     bar = _bar(central, roundoff, k)
     shape = _shape(second, widths, uncertain)
-    if _stands(np.abs(plus - minus), widths, uncertain):
+    if _stands(across, widths, uncertain):
         shape = Shape.JUMP
     if shape is not Shape.JUMP and not np.isfinite(bar):
         shape = Shape.UNRESOLVED if finite.all() else Shape.EDGE

@@ -101,6 +101,11 @@ class Meter:
         other.transparent = True
         return other
 
+    def point_of(self, leaf: int) -> FloatArray:
+        """The real coordinates of one leaf, on the host."""
+        lo, hi = self.programs.offsets[leaf : leaf + 2]
+        return self._flat[0][lo:hi]
+
     # -- lanes
 
     def leaf_of(self, coordinate: int) -> int:

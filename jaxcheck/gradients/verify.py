@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxcheck.gradients.comparison import Comparison, Lane, Tolerances
+from jaxcheck.gradients.explaining import pattern_of
 from jaxcheck.gradients.judge import Judge, LeafOutcome
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.narrow import failing_coordinates
+from jaxcheck.gradients.patterns import Pattern
 from jaxcheck.gradients.plan import PER_COMPARISON, Plan
 from jaxcheck.gradients.program import NativeResult
 from jaxcheck.reports.values import Finding, Verdict
@@ -19,6 +22,8 @@ from jaxcheck.reports.values import Finding, Verdict
 # Leaves up to this many coordinates are compared one by one if directions fail to
 # decide; above it that would cost more than it tells.
 _SMALL = 2_048
+# A function that is approximated in its dtype may be off by this much.
+_APPROXIMATE = 1e-4
 # Coordinates with a non-finite gradient that are looked at.
 _NONFINITE = 4
 
@@ -30,10 +35,12 @@ class LeafResult:
     Attributes:
         outcome: the verdict and its grounds.
         coordinates: single coordinates of a leaf that failed as a whole.
+        pattern: what kind of wrong its gradient is, if that is known.
     """
 
     outcome: LeafOutcome
     coordinates: Comparison | None = None
+    pattern: Pattern | None = None
 
 
 class Verification:
@@ -53,6 +60,7 @@ class Verification:
         *,
         seed: Sequence[int],
         budget: int | None,
+        traced_again: Callable[[], Verification | None] = lambda: None,
     ) -> None:
         self.meter = meter
         norms = meter.reading.norms * meter.scales
@@ -62,6 +70,7 @@ class Verification:
         self._plan = plan
         self._tolerances = tolerances
         self._budget = budget
+        self._traced_again = functools.cache(traced_again)
 
     def run(self) -> list[LeafResult]:
         """One result a leaf, in order."""
@@ -149,12 +158,50 @@ class Verification:
         directional = comparison.method == "directional"
         if directional and outcome.verdict is Verdict.INCONCLUSIVE:
             outcome = self._another_way(leaf, outcome)
+        if outcome.verdict is Verdict.WRONG:
+            outcome = self._approximation(leaf, outcome)
         result = LeafResult(outcome=outcome)
         if directional and outcome.verdict is Verdict.WRONG:
             result.coordinates = failing_coordinates(self.meter, leaf, self._tolerances)
+        if outcome.verdict is Verdict.WRONG:
+            singles = result.coordinates or outcome.comparison
+            factors = self.meter.programs.traced.lengths
+            result.pattern = pattern_of(self.meter, leaf, singles, factors)
         if self._native.bad_grads[leaf]:
             self._natively_not_finite(leaf, result)
         return result
+
+    def _approximation(self, leaf: int, outcome: LeafOutcome) -> LeafOutcome:
+        """A small disagreement of a loss that approximates a function in its dtype.
+
+        Coefficients and thresholds are chosen by dtype: in float64 as it was traced in
+        float32, such a function is still off by float32's roundoff, and its rule, being
+        that of the function, differs from its derivative. Traced in float64 the two
+        agree; a wrong rule is as wrong there.
+        """
+        comparison = outcome.comparison
+        error, _ = comparison.relative_error()
+        if not error <= _APPROXIMATE or self.meter.programs.native_precision:
+            return outcome
+        other = self._traced_again()
+        if other is None:
+            return outcome
+        again = other.outcome(leaf, other.meter)
+        if again.verdict is Verdict.WRONG:
+            return outcome
+        if again.verdict is Verdict.INCONCLUSIVE:
+            return again
+        described = self.meter.programs.leaves[leaf]
+        path = described.path
+        message = (
+            f"the loss approximates a function in {described.dtype}: its own "
+            f"derivative by {path or 'the leaf'} differs from the rule's by "
+            f"{error:.1e}; traced in float64 the two agree."
+        )
+        again.findings.append(
+            Finding(kind="precision_loss", leaf=path, message=message)
+        )
+        return again
 
     def _another_way(self, leaf: int, outcome: LeafOutcome) -> LeafOutcome:
         """For a leaf of mixed scales: move each coordinate in proportion, or singly."""

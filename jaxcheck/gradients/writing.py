@@ -72,7 +72,7 @@ class ReportWriter:
             report = _judged_leaf(verification, reading, k, leaf, result)
             leaves[leaf.path] = report
             if report.verdict is Verdict.WRONG and not result.outcome.findings:
-                findings.append(_wrong_derivative(report))
+                findings.append(_wrong_derivative(report, result))
         findings += [*others, *program_findings(programs, native, reading)]
         difference = _relative_difference([r.outcome.comparison for r in results])
         return self._report(leaves, findings, programs, native, difference)
@@ -128,7 +128,7 @@ def _judged_leaf(
     singles = result.coordinates or comparison
     offset = int(programs.offsets[k])
     whole = comparison.method == "directional"
-    failing = _failing(verification, result, singles)
+    failing = _failing(verification, result, singles, leaf, offset)
     return _leaf_report(
         leaf,
         outcome.verdict,
@@ -144,26 +144,42 @@ def _judged_leaf(
         worst=_worst(singles, leaf, offset, outcome.wrong),
         failing=failing,
         precision=_precision(reading, k),
+        pattern=None if result.pattern is None else result.pattern.text,
         reason=outcome.reason,
     )
 
 
-def _wrong_derivative(report: LeafReport) -> Finding:
-    name, worst = report.path or "the leaf", report.worst
+def _wrong_derivative(report: LeafReport, result: LeafResult) -> Finding:
+    name, worst, pattern = report.path or "the leaf", report.worst, result.pattern
+    if pattern is not None and pattern.name == "detached":
+        return Finding(
+            kind="detached",
+            leaf=report.path,
+            message=f"autodiff's gradient of {name} is zero, its derivative is not.",
+            remedy="Look for what cuts it off: stop_gradient, an integer cast, a rule.",
+        )
     message = f"the gradient of {name} is not the derivative of the loss"
-    if worst is not None:
+    if pattern is not None:
+        message += f": {pattern.text}"
+    elif worst is not None:
         ratio = worst.autodiff / worst.numerical if worst.numerical else math.inf
         message += f"; where it is worst it is {ratio:.6g} times the derivative"
-    return Finding(kind="wrong_derivative", leaf=report.path, message=f"{message}.")
+    message += "" if message.endswith("?") else "."
+    return Finding(kind="wrong_derivative", leaf=report.path, message=message)
 
 
 def _failing(
-    verification: Verification, result: LeafResult, singles: Comparison
+    verification: Verification,
+    result: LeafResult,
+    singles: Comparison,
+    leaf: Leaf,
+    offset: int,
 ) -> int | None:
     """How many coordinates disagree, where each has been compared."""
     if result.outcome.verdict is not Verdict.WRONG or singles.method != "exhaustive":
         return None
-    return len(singles.disagreeing(verification.judge.tolerances))
+    wrong = singles.disagreeing(verification.judge.tolerances)
+    return len({(singles.lanes[k].lo - offset) // leaf.parts for k in wrong})
 
 
 def _precision(reading: ReadingResult, k: int) -> float | None:

@@ -260,18 +260,45 @@ def _spread(program: Program, moving: list[bool], found: dict[int, Any]) -> list
     """Forward pass: which outputs depend on a moved input."""
     jaxpr, _ = compat.opened(program)
     live = {v for v, m in zip(jaxpr.invars, moving, strict=True) if m}
+    rounded: dict[Any, Equation] = {}  # values in a lower precision
     for eqn in jaxpr.eqns:
         operands = [not compat.is_literal(v) and v in live for v in eqn.invars]
         if not any(operands):
             continue
         if _narrows(eqn):
-            found[id(eqn)] = (str(eqn.params["new_dtype"]), eqn)
+            rounded[eqn.outvars[0]] = eqn
+        elif any(_is_float(v) for v in eqn.outvars):
+            # rounding does not reach what is no float: signs, comparisons, indices
+            for v in eqn.invars:
+                if not compat.is_literal(v) and v in rounded:
+                    _note(rounded[v], found)
+            if _from_bits(eqn):
+                found[id(eqn)] = (str(eqn.outvars[0].aval.dtype), eqn)
         for inner in interpret.nested_programs(eqn):
             # no telling which operand feeds which input of every primitive: assume all
             inner_jaxpr, _ = compat.opened(inner)
             _spread(inner, [True] * len(inner_jaxpr.invars), found)
         live.update(eqn.outvars)
+    outputs = [v for v in jaxpr.outvars if not compat.is_literal(v)]
+    for v in outputs:
+        if v in rounded:
+            _note(rounded[v], found)
     return [not compat.is_literal(v) and v in live for v in jaxpr.outvars]
+
+
+def _note(eqn: Equation, found: dict[int, Any]) -> None:
+    found[id(eqn)] = (str(eqn.params["new_dtype"]), eqn)
+
+
+def _is_float(var: Any) -> bool:
+    return hasattr(var.aval, "dtype") and is_inexact(var.aval.dtype)
+
+
+def _from_bits(eqn: Equation) -> bool:
+    """Whether an equation makes a float of the bits of an integer that moves."""
+    if eqn.primitive.name != "bitcast_convert_type":
+        return False
+    return not is_inexact(eqn.invars[0].aval.dtype)
 
 
 def _narrows(eqn: Equation) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Program
 from jaxcheck.jaxprs.fingerprint import fingerprint, same_constants
+from jaxcheck.jaxprs.lift import raised
 from jaxcheck.trees import Partition
 
 
@@ -28,6 +30,8 @@ class TracedLoss:
         x64: whether 64-bit types were on.
         deterministic: whether tracing twice gave the same program and constants.
         forward: whether its gradient is to be taken in forward mode.
+        lengths: numbers that a wrong factor may stand for, by name: lengths of axes of
+            the arguments, the number of devices.
     """
 
     program: Program
@@ -37,6 +41,9 @@ class TracedLoss:
     x64: bool
     deterministic: bool
     forward: bool = False
+    lengths: Mapping[str, tuple[float, ...]] = dataclasses.field(
+        default_factory=dict[str, tuple[float, ...]]
+    )
 
 
 def trace_loss(
@@ -85,6 +92,47 @@ def trace_loss(
         x64=compat.x64_enabled(),
         deterministic=same,
         forward=forward,
+        lengths=_lengths(args),
+    )
+
+
+def _lengths(args: Sequence[Any]) -> dict[str, tuple[float, ...]]:
+    """Lengths of the axes of array arguments, the leading ones apart."""
+    shapes = [np.shape(x) for x in jax.tree_util.tree_leaves(args) if _is_array(x)]
+    leading = {float(shape[0]) for shape in shapes if shape and shape[0] > 2}
+    others = {float(n) for shape in shapes for n in shape[1:] if n > 2}
+    named = {
+        "batch size": tuple(sorted(leading)),
+        "length of an axis of an argument": tuple(sorted(others - leading)),
+        "number of devices": (float(jax.device_count()),),
+    }
+    return {name: sizes for name, sizes in named.items() if sizes and min(sizes) > 1}
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | jax.Array)
+
+
+def in_float64(traced: TracedLoss) -> TracedLoss:
+    """The loss traced again, with 64-bit types and its parameters widened.
+
+    Functions that choose coefficients and thresholds by dtype are other functions then.
+    """
+    with compat.x64(True):
+        inputs = tuple(
+            jnp.asarray(x).astype(raised(jnp.asarray(x).dtype)) for x in traced.inputs
+        )
+        program = _without_dead_code(jax.make_jaxpr(traced.function)(*inputs))
+        moved = iter(inputs)
+        leaves = tuple(
+            dataclasses.replace(leaf, dtype=str(next(moved).dtype))
+            if leaf.differentiable
+            else leaf
+            for leaf in traced.params.leaves
+        )
+    params = dataclasses.replace(traced.params, leaves=leaves, moved=inputs)
+    return dataclasses.replace(
+        traced, program=program, params=params, inputs=inputs, x64=True
     )
 
 
