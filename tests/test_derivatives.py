@@ -351,3 +351,47 @@ def test_an_error_of_the_function_passes_untouched():
 
     with pytest.raises(RuntimeError, match="mine"):
         jaxcheck.check_derivatives(fails, X)
+
+
+def test_a_batching_rule_that_is_wrong_in_forward_mode():
+    @jax.custom_batching.custom_vmap
+    def double(t):
+        return 2.0 * t
+
+    @double.def_vmap
+    def rule(axis_size, in_batched, t):
+        return 3.0 * t, True
+
+    @jax.custom_jvp
+    def f(x):
+        return 2.0 * x
+
+    f.defjvps(lambda t, out, x: double(t))
+    found = answers(jaxcheck.check_derivatives(f, X, modes="fwd"))
+    assert found["batched forward"] is Verdict.WRONG
+
+
+def test_sparse_arguments():
+    from jax.experimental import sparse
+
+    dense = np.array([[0.0, 1.5, 0.0], [2.0, 0.0, -1.0]], np.float32)
+    matrix = sparse.BCOO.fromdense(dense)
+    report = jaxcheck.check_derivatives(
+        lambda m, v: jnp.tanh(m @ v), (matrix, np.float32([0.3, 0.5, 0.7]))
+    )
+    assert report.verdict is Verdict.CORRECT, str(report)
+    assert [x.verdict for x in report.leaves].count(Verdict.CORRECT) == 2
+
+
+def test_a_function_that_differs_between_two_calls_is_not_judged():
+    rng = np.random.default_rng(0)
+    report = jaxcheck.check_derivatives(lambda x: x * rng.normal(), X)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "nondeterministic" in {f.kind for f in report.findings}
+
+
+def test_options_of_check_are_heard():
+    wrong = jvp_rule(jnp.sin, lambda x: 1.001 * jnp.cos(x))
+    assert jaxcheck.check_derivatives(wrong, X).verdict is Verdict.WRONG
+    assert jaxcheck.check_derivatives(wrong, X, rtol=1e-2).passed
+    assert jaxcheck.check_derivatives(jnp.sin, X, precision="native").passed

@@ -76,6 +76,7 @@ def real(parts: Partition) -> Chart:
             size=leaf.size,
             checked=leaf.size,
             worst=worst,
+            examples=(),
         )
 
     values = tuple(real_view(jnp.asarray(x)) for x in parts.moved)
@@ -233,6 +234,7 @@ def _along_tangents(report: LeafReport, leaf: Leaf, *, bounded: bool) -> LeafRep
         checked=leaf.size,
         method="directional",
         worst=None,
+        examples=(),
         failing=None,
         bound=bound,
         confidence=confidence,

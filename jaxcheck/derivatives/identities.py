@@ -156,6 +156,25 @@ def batched(reading: Reading) -> DerivativeCheck:
     return _asked("batched", reading, sides, _two_vectors)
 
 
+def batched_forward(reading: Reading) -> DerivativeCheck:
+    """The pushforward mapped over tangents by ``vmap`` is a loop over them.
+
+    To be asked of the function in its own dtypes, as ``batched``.
+    """
+    stacked = [jnp_stack(x, reading.x64) for x in zip(*reading.tangents, strict=True)]
+
+    def sides(*point: Array) -> list[Array]:
+        def pushed(*tangents: Array) -> list[Array]:
+            return jax.jvp(reading.function, point, tangents)[1]
+
+        together = jax.vmap(pushed)(*stacked)
+        alone = [pushed(*row) for row in reading.tangents]
+        loop = [jnp.stack(column) for column in zip(*alone, strict=True)]
+        return [_flat(together), _flat(loop)]
+
+    return _asked("batched forward", reading, sides, _two_vectors)
+
+
 def zeros(reading: Reading) -> DerivativeCheck:
     """A zero cotangent gives a zero gradient, and zeros may be left out."""
     nothing = [jnp_zeros(w, reading.x64) for w in reading.cotangents[0]]

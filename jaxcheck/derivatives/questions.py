@@ -245,12 +245,13 @@ class Questions:
         asked: list[Callable[[], DerivativeCheck]] = []
         if set(modes) == {"fwd", "rev"}:
             asked.append(lambda: identities.adjoint(reading()))
+        native = functools.cache(
+            lambda: identities.read(flat, self.options.seed, native=True)
+        )
+        if "fwd" in modes:
+            asked.append(lambda: identities.batched_forward(native()))
         if "rev" in modes:
-            asked.append(
-                lambda: identities.batched(
-                    identities.read(flat, self.options.seed, native=True)
-                )
-            )
+            asked.append(lambda: identities.batched(native()))
             asked.append(lambda: identities.zeros(reading()))
         asked.append(lambda: identities.compiled(flat))
         asked.append(lambda: identities.types(flat))

@@ -20,8 +20,8 @@ class DerivativeCheck:
     Attributes:
         question: ``"fwd"`` or ``"rev"`` for a derivative against differences, at higher
             orders ``"fwd over rev"`` and so on, outermost first; or an identity:
-            ``"adjoint"``, ``"batched"``, ``"zeros"``, ``"compiled"``, ``"types"``; or
-            ``"second opinion"``.
+            ``"adjoint"``, ``"batched"``, ``"batched forward"``, ``"zeros"``,
+            ``"compiled"``, ``"types"``; or ``"second opinion"``.
         order: order of the derivative.
         output: path of the output leaf, or None for all of them together.
         verdict: the answer.

@@ -37,6 +37,7 @@ NAMES = {
     "rev": "reverse (vjp)",
     "adjoint": "forward is the adjoint of reverse",
     "batched": "vmap of the pullback is a loop over it",
+    "batched forward": "vmap of the pushforward is a loop over it",
     "zeros": "zero cotangents, symbolic or not",
     "compiled": "compiled as operation by operation",
     "types": "shapes and dtypes",

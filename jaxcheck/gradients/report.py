@@ -53,6 +53,7 @@ class LeafReport:
         detectable: the smallest relative error of this leaf's gradient that the run
             would have noticed with a probability of 99.9 %.
         worst: the coordinate that disagrees most.
+        examples: up to five coordinates of a wrong leaf, ``worst`` first.
         failing: how many of the compared coordinates disagree (None if unknown).
         pattern: what kind of wrong, if one explains it.
         precision: relative error of the native-precision gradient against the
@@ -73,6 +74,7 @@ class LeafReport:
     confidence: float | None = None
     detectable: float | None = None
     worst: Coordinate | None = None
+    examples: tuple[Coordinate, ...] = ()
     failing: int | None = None
     pattern: str | None = None
     precision: float | None = None

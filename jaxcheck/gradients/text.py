@@ -243,7 +243,11 @@ def leaf_notes(leaf: LeafReport) -> Iterator[Span]:
     if leaf.failing and leaf.checked > 1:
         checked = counted(leaf.checked, "checked coordinate")
         verb = "disagrees" if leaf.failing == 1 else "disagree"
-        remarks.append(f"{count(leaf.failing)} of {checked} {verb}")
+        remark = f"{count(leaf.failing)} of {checked} {verb}"
+        others = leaf.examples[1 : leaf.failing]
+        if others and leaf.failing < leaf.checked:
+            remark += f", next {' '.join(str(list(c.index)) for c in others)}"
+        remarks.append(remark)
     if leaf.pattern:
         remarks.append(f"pattern: {leaf.pattern}")
     if remarks:

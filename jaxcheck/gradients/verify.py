@@ -35,11 +35,13 @@ class LeafResult:
     Attributes:
         outcome: the verdict and its grounds.
         coordinates: single coordinates of a leaf that failed as a whole.
+        complete: whether every coordinate that is wrong is among those compared.
         pattern: what kind of wrong its gradient is, if that is known.
     """
 
     outcome: LeafOutcome
     coordinates: Comparison | None = None
+    complete: bool = False
     pattern: Pattern | None = None
 
 
@@ -162,7 +164,9 @@ class Verification:
             outcome = self._approximation(leaf, outcome)
         result = LeafResult(outcome=outcome)
         if directional and outcome.verdict is Verdict.WRONG:
-            result.coordinates = failing_coordinates(self.meter, leaf, self._tolerances)
+            result.coordinates, result.complete = failing_coordinates(
+                self.meter, leaf, self._tolerances
+            )
         if outcome.verdict is Verdict.WRONG:
             singles = result.coordinates or outcome.comparison
             factors = self.meter.programs.traced.lengths

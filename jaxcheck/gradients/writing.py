@@ -25,6 +25,9 @@ from jaxcheck.jaxprs.trace import TracedLoss
 from jaxcheck.reports.values import Finding, Verdict
 from jaxcheck.trees import Leaf
 
+# Coordinates of a wrong leaf that its report holds.
+_EXAMPLES = 5
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportWriter:
@@ -128,6 +131,7 @@ def _judged_leaf(
     singles = result.coordinates or comparison
     offset = int(programs.offsets[k])
     whole = comparison.method == "directional"
+    worst = _worst(singles, leaf, offset, outcome.wrong)
     failing = _failing(verification, result, singles, leaf, offset)
     return _leaf_report(
         leaf,
@@ -141,7 +145,8 @@ def _judged_leaf(
         bound=bound,
         confidence=confidence,
         detectable=detectable,
-        worst=_worst(singles, leaf, offset, outcome.wrong),
+        worst=worst[0] if worst else None,
+        examples=worst if outcome.verdict is Verdict.WRONG else (),
         failing=failing,
         precision=_precision(reading, k),
         pattern=None if result.pattern is None else result.pattern.text,
@@ -176,7 +181,9 @@ def _failing(
     offset: int,
 ) -> int | None:
     """How many coordinates disagree, where each has been compared."""
-    if result.outcome.verdict is not Verdict.WRONG or singles.method != "exhaustive":
+    if result.outcome.verdict is not Verdict.WRONG:
+        return None
+    if not result.complete and singles.method != "exhaustive":
         return None
     wrong = singles.disagreeing(verification.judge.tolerances)
     return len({(singles.lanes[k].lo - offset) // leaf.parts for k in wrong})
@@ -193,16 +200,17 @@ def _precision(reading: ReadingResult, k: int) -> float | None:
 
 def _worst(
     comparison: Comparison, leaf: Leaf, offset: int, wrong: Sequence[Lane]
-) -> Coordinate | None:
-    """The coordinate that disagrees most; one whose fault is certain comes first."""
+) -> tuple[Coordinate, ...]:
+    """The coordinates that disagree most; those whose fault is certain come first."""
     singles = [k for k, lane in enumerate(comparison.lanes) if lane.probe is None]
-    certain = [k for k in singles if comparison.lanes[k] in wrong]
-    candidates = certain or singles
-    if not candidates:
-        return None
     residual = comparison.residual / np.abs(comparison.displacement)
     residual = np.where(np.isfinite(residual), residual, np.inf)
-    k = max(candidates, key=lambda k: residual[k])
+    certain = {k for k in singles if comparison.lanes[k] in wrong}
+    order = sorted(singles, key=lambda k: (k not in certain, -residual[k]))
+    return tuple(_coordinate(comparison, leaf, offset, k) for k in order[:_EXAMPLES])
+
+
+def _coordinate(comparison: Comparison, leaf: Leaf, offset: int, k: int) -> Coordinate:
     span = float(comparison.displacement[k])
     position, part = divmod(comparison.lanes[k].lo - offset, leaf.parts)
     index = tuple(int(i) for i in np.unravel_index(position, leaf.shape))

@@ -111,7 +111,10 @@ def bind(eqn: Equation, values: Sequence[Any], params: Any = None) -> list[Any]:
 def context(eqn: Equation) -> Generator[None]:
     """Bind in the name of ``eqn``: its source line, scope and configuration."""
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
-    user = source_info_util.user_context(eqn.source_info.traceback, name_stack=stack)
+    traceback = eqn.source_info.traceback
+    if user_frame(eqn) is None:  # traced once for all callers: it has the call's line
+        traceback = source_info_util.current().traceback
+    user = source_info_util.user_context(traceback, name_stack=stack)
     with user, eqn.ctx.manager:
         yield
 

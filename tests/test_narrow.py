@@ -1,0 +1,100 @@
+"""From a failing leaf to its coordinates, in few directional derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcheck
+from jaxcheck import Verdict
+from jaxcheck.gradients.measure import Meter
+
+
+def wrong_at(index, factor=2.0):
+    @jax.custom_vjp
+    def f(w):
+        return jnp.sum(jnp.sin(w))
+
+    def backward(w, ct):
+        return (ct * jnp.cos(w).at[index].multiply(factor),)
+
+    f.defvjp(lambda w: (f(w), w), backward)
+    return f
+
+
+@pytest.fixture
+def derivatives(monkeypatch):
+    """Numbers of directional derivatives, one for each comparison that was made."""
+    made = []
+    compare = Meter.compare
+
+    def counted(self, method, lanes, *more):
+        made.append(len(lanes))
+        return compare(self, method, lanes, *more)
+
+    monkeypatch.setattr(Meter, "compare", counted)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("size", "wrong", "most"), [(1 << 16, 1, 150), (1 << 12, 12, 700)]
+)
+def test_every_wrong_coordinate_is_found(derivatives, size, wrong, most):
+    rng = np.random.default_rng(size)
+    index = rng.choice(size, wrong, replace=False)
+    w = rng.normal(size=size).astype(np.float32)
+    report = jaxcheck.check(wrong_at(index), w, mode="directional")
+    leaf = report.leaves[0]
+    assert leaf.verdict is Verdict.WRONG
+    assert leaf.failing == wrong
+    assert {c.index[0] for c in leaf.examples} <= set(index.tolist())
+    assert len(leaf.examples) >= min(wrong, 5)
+    assert leaf.worst == leaf.examples[0]
+    assert sum(derivatives) <= most
+    assert f"{wrong} of {size:,} checked coordinates" in str(report)
+
+
+def test_a_slight_fault_of_one_coordinate_is_found():
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=10_000).astype(np.float32)
+    report = jaxcheck.check(wrong_at(np.array([1234]), 1.001), w, mode="directional")
+    assert report.verdict is Verdict.WRONG
+    assert report.leaves[0].worst.index == (1234,)
+
+
+def test_two_equal_and_opposite_faults_are_found():
+    w = np.full(4096, 0.5, np.float32)
+
+    @jax.custom_vjp
+    def f(w):
+        return jnp.sum(jnp.sin(w))
+
+    def backward(w, ct):
+        return (ct * jnp.cos(w).at[7].add(0.1).at[4000].add(-0.1),)
+
+    f.defvjp(lambda w: (f(w), w), backward)
+    report = jaxcheck.check(f, w, mode="directional")
+    assert {c.index[0] for c in report.leaves[0].examples} >= {7, 4000}
+
+
+def test_where_everything_is_wrong_examples_are_named_and_not_counted():
+    w = np.linspace(-1, 1, 2_000).astype(np.float32)
+    report = jaxcheck.check(wrong_at(slice(None)), w, mode="directional")
+    leaf = report.leaves[0]
+    assert leaf.verdict is Verdict.WRONG
+    assert leaf.failing is None
+    assert leaf.worst.autodiff == pytest.approx(2 * leaf.worst.numerical, rel=1e-6)
+    assert leaf.pattern == "2 times the derivative"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "wrong", "most"), [(4_000_000, 1, 200), (1 << 16, 100, 6_000)]
+)
+def test_large_leaves(derivatives, size, wrong, most):
+    rng = np.random.default_rng(1)
+    index = rng.choice(size, wrong, replace=False)
+    w = rng.normal(size=size).astype(np.float32)
+    report = jaxcheck.check(wrong_at(index), w, mode="directional")
+    assert report.leaves[0].failing == wrong
+    assert sum(derivatives) <= most

@@ -1,0 +1,147 @@
+"""The survey tells wrong from right on functions planted in a module of our own."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import survey, survey_recipes
+
+
+@jax.custom_jvp
+def bad_tanh(x):
+    return jnp.tanh(x)
+
+
+bad_tanh.defjvp(
+    lambda primals, tangents: (jnp.tanh(primals[0]), 1.01 * tangents[0]),
+)
+
+
+def good_tanh(x):
+    return jnp.tanh(x)
+
+
+def matrices_only(x, y):
+    raise ValueError(f"no {x.shape} here")
+
+
+def spin(x):
+    return jnp.exp(1j * x)
+
+
+def without_rule(x):
+    return jax.pure_callback(np.sin, x, x)
+
+
+def doubled(x):
+    return 2 * x
+
+
+MODULE = types.SimpleNamespace(
+    bad_tanh=bad_tanh,
+    good_tanh=good_tanh,
+    tanh_again=good_tanh,
+    matrices_only=matrices_only,
+    spin=spin,
+    without_rule=without_rule,
+    floor_of=lambda x: x > 0,
+    constants=jnp.eye,
+    _private=doubled,
+    Class=survey_recipes.Case,
+)
+TABLE = {
+    "constants": "creates an array of constants",
+    "good_tanh": (
+        survey_recipes.of(survey_recipes.real(3)),
+        survey_recipes.of(survey_recipes.complex_(2), label="complex"),
+    ),
+}
+WANTED = {
+    "planted.bad_tanh": "wrong",
+    "planted.constants": "not differentiable",
+    "planted.floor_of": "not differentiable",
+    "planted.good_tanh": "correct",
+    "planted.good_tanh [complex]": "correct",
+    "planted.matrices_only": "not called",
+    "planted.spin": "correct",
+    "planted.tanh_again": "same function",
+    "planted.without_rule": "grad raises",
+}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    modules = {"planted": (survey.functions_of(MODULE), TABLE)}
+    found = {}
+    assert survey.survey(list(survey.targets(modules)), found, lambda line: None)
+    return found
+
+
+def test_every_public_function_has_a_row_and_its_verdict(rows):
+    assert {name: row["verdict"] for name, row in rows.items()} == WANTED
+
+
+def test_rows_say_why(rows):
+    assert "autodiff" in rows["planted.bad_tanh"]["reason"]
+    assert "no (5,) here" in rows["planted.matrices_only"]["reason"]
+    assert rows["planted.floor_of"]["reason"] == "no floating output"
+    assert rows["planted.tanh_again"]["reason"] == "planted.good_tanh"
+    assert "Pure callbacks" in rows["planted.without_rule"]["reason"]
+
+
+def test_bound_of_a_right_gradient_is_small(rows):
+    assert 0 < rows["planted.good_tanh"]["bound"] < 1e-6
+
+
+def test_document_counts_and_explains(rows, monkeypatch):
+    monkeypatch.setattr(survey, "REMARKS", {"planted.bad_tanh": "planted | on purpose"})
+    environment = {"versions": {"jax": "1.2.3"}, "platform": "cpu"}
+    text = survey.document(list(rows.values()), environment)
+    assert "jax 1.2.3" in text
+    assert "| planted | 3 | 1 | 1 | 1 | 2 | 1 | 9 |" in text
+    wrong, _, not_called = text.split("## Correct, with")[0].splitlines()[-4:-1]
+    assert wrong.startswith("| `planted.bad_tanh` | wrong | ")
+    assert wrong.endswith("| planted \\| on purpose |")
+    assert not_called.startswith("| `planted.matrices_only` | not called | ValueError")
+    listing = text.split("## Everything")[1]
+    for row in rows.values():
+        assert f"`{survey.title('', row['function'], row['case'])[1:]}`" in listing
+
+
+def test_what_was_interrupted_is_kept_and_not_done_again(rows, monkeypatch):
+    examined = []
+
+    def examine(target):
+        if target.function == "constants":
+            raise KeyboardInterrupt
+        examined.append(target.function)
+        return {"verdict": "correct"}
+
+    monkeypatch.setattr(survey, "examine", examine)
+    modules = {"planted": (survey.functions_of(MODULE), TABLE)}
+    found = {}
+    assert not survey.survey(list(survey.targets(modules)), found, lambda line: None)
+    assert not survey.survey(list(survey.targets(modules)), found, lambda line: None)
+    assert examined == ["bad_tanh"]
+    assert list(found) == ["planted.bad_tanh"]
+
+
+def test_weights_see_real_and_imaginary_parts_and_no_integers():
+    outputs = {"z": np.array([1 + 2j, 3j], np.complex64), "n": np.array([7])}
+    total = survey.weighted_sum(outputs, 0)
+    assert total.dtype == jnp.float32
+    for part in (1.0, 1.0j):
+        moved = {**outputs, "z": outputs["z"] + np.complex64(part)}
+        assert abs(survey.weighted_sum(moved, 0) - total) > 1e-3
+    assert survey.weighted_sum({**outputs, "n": np.array([8])}, 0) == total
+
+
+def test_everything_named_in_a_recipe_exists():
+    modules = survey.surveyed()
+    for module, (functions, table) in modules.items():
+        assert not table.keys() - functions.keys(), module
+    titles = [target.title for target in survey.targets(modules)]
+    assert len(titles) == len(set(titles))
