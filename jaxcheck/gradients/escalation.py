@@ -67,9 +67,12 @@ class Escalation:
         """One ruling for each comparison."""
         climbed = self._climb(self.meter, disagreements)
         rulings = [
-            self._first_opinion(rungs, predicted, float(allowed))
-            for (rungs, predicted), allowed in zip(
-                climbed, self._allowed(disagreements, climbed), strict=True
+            self._first_opinion(rungs, predicted, float(allowed), float(span))
+            for (rungs, predicted), allowed, span in zip(
+                climbed,
+                self._allowed(disagreements, climbed),
+                disagreements.displacement,
+                strict=True,
             )
         ]
         wrong = [k for k, r in enumerate(rulings) if r.verdict is Verdict.WRONG]
@@ -121,8 +124,17 @@ class Escalation:
         )
         return again.tolerance(self.tolerances)
 
-    def _first_opinion(self, rungs: Rungs, predicted: float, allowed: float) -> Ruling:
-        """Read one ladder against the predicted change."""
+    def _first_opinion(
+        self, rungs: Rungs, predicted: float, allowed: float, span: float
+    ) -> Ruling:
+        """Read one ladder against the predicted change.
+
+        Args:
+            rungs: the ladder's answer.
+            predicted: the change that autodiff predicts.
+            allowed: what the two may differ by.
+            span: what to divide changes by to get derivatives, for the messages.
+        """
         derivative, bar = rungs.derivative, rungs.bar
 
         def ruling(verdict: Verdict, kind: Any = None, message: str = "") -> Ruling:
@@ -151,6 +163,7 @@ class Escalation:
             )
         difference = abs(derivative - predicted)
         agrees = np.isfinite(predicted) and difference <= allowed
+        slopes = f"{rungs.left / span:.4g} and {rungs.right / span:.4g}"
         if rungs.shape is Shape.KINK:
             low, high = sorted((rungs.left, rungs.right))
             if agrees or low - bar <= predicted <= high + bar:
@@ -159,8 +172,9 @@ class Escalation:
                 return ruling(
                     Verdict.CORRECT,
                     "kink",
-                    "the point is on a kink of the loss; autodiff's value lies between "
-                    "the one-sided slopes and is accepted as a subgradient",
+                    "the point is on a kink of the loss; autodiff's value "
+                    f"{predicted / span:.4g} lies between the one-sided slopes "
+                    f"{slopes} and is accepted as a subgradient",
                 )
         if agrees:
             return ruling(Verdict.CORRECT)
@@ -178,7 +192,8 @@ class Escalation:
         return ruling(
             Verdict.WRONG,
             "kink" if rungs.shape is Shape.KINK else None,
-            "the point is on a kink, and autodiff lies outside its one-sided slopes"
+            f"the point is on a kink, and autodiff's value {predicted / span:.4g} lies "
+            f"outside its one-sided slopes {slopes}"
             if rungs.shape is Shape.KINK
             else "",
         )
@@ -228,7 +243,7 @@ class Escalation:
         for k, (rungs, predicted), allowed in zip(
             wrong, through, tolerated, strict=True
         ):
-            again = self._first_opinion(rungs, predicted, float(allowed))
+            again = self._first_opinion(rungs, predicted, float(allowed), 1.0)
             if again.verdict is Verdict.CORRECT and again.kind is None:
                 rulings[k] = again
 

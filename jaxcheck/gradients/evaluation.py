@@ -23,10 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import from_real_view, power_of_two, widen
-from jaxcheck.gradients.differences import relative_step
+from jaxcheck.gradients.arrays import from_real_view, widen
 from jaxcheck.gradients.point import Point
-from jaxcheck.gradients.probes import probe
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.compiled import Compiled, remembered
 from jaxcheck.jaxprs.memory import aval_bytes, peak_bytes
@@ -221,7 +219,7 @@ class Evaluator:
             jax.lax.cond(
                 unit,
                 lambda view=view: jnp.ones_like(widen(view)),
-                functools.partial(self._steps, k, view, scale, words, relative),
+                functools.partial(point.steps, k, view, scale, words, relative),
             )
             for k, view in enumerate(views)
         ]
@@ -260,7 +258,7 @@ class Evaluator:
 
         def shifted() -> list[Array]:
             steps = [
-                self._steps(k, view, scale, words, relative)
+                point.steps(k, view, scale, words, relative)
                 for k, view in enumerate(start)
             ]
             return self._moved(start, steps, all_lo, all_hi, all_step)
@@ -313,15 +311,6 @@ class Evaluator:
             shift = jnp.where(inside, step * steps[k], 0.0)
             moved.append(view + shift.astype(view.dtype))
         return moved
-
-    def _steps(
-        self, k: int, view: Array, scale: Array, words: Array, relative: Array
-    ) -> Array:
-        """The displacement of every coordinate of leaf ``k`` for ``step = 1``."""
-        wide = jnp.abs(widen(view))
-        own = power_of_two(wide * relative_step(self._point.eps))
-        scales = jnp.where(relative & (wide > 0), own, scale[k])
-        return scales * probe(words, self._point.leaves[k].token, view.shape)
 
 
 # lo, hi and step of a call whose point does not move

@@ -12,7 +12,11 @@ from collections.abc import Callable, Sequence
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.gradients.comparison import Tolerances
-from jaxcheck.gradients.findings import detached_findings, nondeterminism
+from jaxcheck.gradients.findings import (
+    detached_findings,
+    nondeterminism,
+    switch_findings,
+)
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.options import Options
 from jaxcheck.gradients.plan import Plan
@@ -154,7 +158,8 @@ def examine(
         results = verification.run()
         outcomes = [result.outcome for result in results]
         detached = detached_findings(verification.meter, outcomes)
-    others = [*detached, *begun.unread]
+        switches = switch_findings(verification.meter, outcomes)
+    others = [*detached, *switches, *begun.unread]
     return writer.judged(verification, results, begun.native, begun.reading, others)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import platform
 import sys
@@ -18,6 +19,7 @@ from jaxcheck.gradients.judge import LeafOutcome
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
 from jaxcheck.jaxprs import interpret
+from jaxcheck.jaxprs.switches import Switch
 from jaxcheck.jaxprs.trace import TracedLoss
 from jaxcheck.reports.values import Finding, Verdict
 
@@ -31,6 +33,8 @@ _CANCELLED_UNITS = 64.0
 _UP_TO_SIGN = frozenset(
     {"eigh", "eig", "svd", "qr", "geqrf", "schur", "householder_product"}
 )
+# A switch farther away than this, in steps, is none that a difference crossed.
+_NEAR_STEPS = 4.0
 # A stop_gradient site that changes the derivative by less is not worth mentioning.
 _DETACHED_SHARE = 1e-6
 _PROBE = 0
@@ -231,6 +235,45 @@ def _detached(site: Any, cuts: list[tuple[float, str]]) -> Finding:
         site=site,
         message=f"{name} removes {listing}{more} from the gradient: intended?",
         remedy='stop_gradient="transparent" makes such a cut WRONG.',
+    )
+
+
+def switch_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Finding]:
+    """Where the switch is that a ladder of steps had to go below.
+
+    A finding ``kink`` that a leaf has already gets its place.
+    """
+    found: list[Finding] = []
+    for leaf, outcome in enumerate(outcomes):
+        if not outcome.explained:
+            continue
+        lane = outcome.explained[0]
+        nearest = next(iter(meter.switches(lane)), None)
+        if nearest is None or nearest.distance > _NEAR_STEPS:
+            continue
+        kinks = [k for k, f in enumerate(outcome.findings) if f.kind == "kink"]
+        for k in kinks:
+            outcome.findings[k] = dataclasses.replace(
+                outcome.findings[k], site=nearest.site
+            )
+        if not kinks:
+            path = meter.programs.leaves[leaf].path
+            found.append(_near_switch(meter, path, lane, nearest))
+    return found
+
+
+def _near_switch(meter: Meter, path: str, lane: Lane, nearest: Switch) -> Finding:
+    change = nearest.distance * meter.step_size(lane)
+    of = "a coordinate" if lane.probe is None else "its relative size"
+    return Finding(
+        kind="kink",
+        leaf=path,
+        site=nearest.site,
+        message=(
+            f"{nearest.primitive} switches when {path or 'the leaf'} moves by "
+            f"{change:.1e} ({of}): close, and not at this point. Differences were "
+            "taken below it."
+        ),
     )
 
 

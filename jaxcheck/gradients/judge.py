@@ -38,6 +38,7 @@ class LeafOutcome:
         reason: why it is not CORRECT.
         findings: what was found on the way.
         wrong: lanes whose disagreement is certain, the worst first.
+        explained: lanes whose disagreement a ladder of steps has explained.
         negligible: whether the leaf is accepted for being too small to matter, although
             no digit of its gradient could be confirmed.
     """
@@ -47,6 +48,7 @@ class LeafOutcome:
     reason: str | None = None
     findings: list[Finding] = dataclasses.field(default_factory=list[Finding])
     wrong: list[Lane] = dataclasses.field(default_factory=list[Lane])
+    explained: list[Lane] = dataclasses.field(default_factory=list[Lane])
     negligible: bool = False
 
 
@@ -192,6 +194,8 @@ class Judge:
                 comparison.numerical[k] = ruling.derivative
                 comparison.bar[k] = ruling.bar
             comparison.settled[k] = ruling.verdict is Verdict.CORRECT
+            if ruling.verdict is Verdict.CORRECT:
+                outcome.explained.append(comparison.lanes[k])
         kinds = {f.kind for f in outcome.findings}
         for ruling in rulings:
             if ruling.kind is not None and ruling.kind not in kinds:

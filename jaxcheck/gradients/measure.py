@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.gradients import differences, ladder
@@ -21,6 +22,7 @@ from jaxcheck.gradients.ladder import Rungs
 from jaxcheck.gradients.probes import words_of
 from jaxcheck.gradients.program import Programs, ReadingResult
 from jaxcheck.jaxprs import compat
+from jaxcheck.jaxprs.switches import Switch, nearest_switches
 
 # A coordinate this many powers of two away from its leaf's scale has its own step.
 _FAR = 4
@@ -292,6 +294,47 @@ class Meter:
             total = points[at[here]].astype(dtype) + shift[here].astype(dtype)
             moved[here] = total.astype(np.float64)
         return moved
+
+    def switches(self, lane: Lane) -> tuple[Switch, ...]:
+        """The switches of the loss along a lane, nearest first, in steps of its leaf.
+
+        None in the program's own dtypes: there is no reading to look into.
+        """
+        programs = self.programs
+        if programs.native_precision:
+            return ()
+        with compat.x64(True):
+            views = programs.views_of(programs.inputs)
+            moved = [self._tangent(lane, k, view) for k, view in enumerate(views)]
+            point, tangent = programs.arguments(views), programs.arguments(moved)
+        found, _ = nearest_switches(programs.inlined, point, tangent)
+        return found
+
+    def _tangent(self, lane: Lane, k: int, view: Any) -> Any:
+        """How leaf ``k`` moves in one step along a lane."""
+        lo, hi = (int(x) for x in self.programs.offsets[k : k + 2])
+        inside = np.zeros(hi - lo, bool)
+        inside[max(lane.lo - lo, 0) : max(lane.hi - lo, 0)] = True
+        if not inside.any():
+            return jnp.zeros(view.shape)
+        if lane.probe is None:
+            at = np.arange(lo, hi)
+            steps = self._own_steps(at) if lane.relative else self._flat[3][at]
+        else:
+            words, relative = words_of(self._seed, lane.probe), np.bool_(lane.relative)
+            scales = jnp.asarray(self.scales)
+            steps = self.programs.steps(k, view, scales, words, relative)
+        return jnp.where(
+            inside.reshape(view.shape), jnp.reshape(steps, view.shape), 0.0
+        )
+
+    def step_size(self, lane: Lane) -> float:
+        """One step along a lane: of the coordinate, or relative to the leaf's RMS."""
+        if lane.probe is None:
+            at = np.array([lane.lo])
+            steps = self._own_steps(at) if lane.relative else self._flat[3][at]
+            return float(steps[0])
+        return differences.relative_step(self.programs.eps)
 
     def _expected(self, lane: Lane) -> float:
         leaf = self.leaf_of(lane.lo)

@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import from_real_view, real_view, widen
+from jaxcheck.gradients.arrays import (
+    from_real_view,
+    power_of_two,
+    real_view,
+    widen,
+)
+from jaxcheck.gradients.differences import relative_step
+from jaxcheck.gradients.probes import probe
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.compiled import identity_of, remembered
 from jaxcheck.jaxprs.lift import lift
@@ -136,6 +143,23 @@ class Point:
         if self.native_precision:
             return [real_view(jnp.asarray(x)) for x in inputs]
         return [real_view(widen(x)) for x in inputs]
+
+    def steps(
+        self, k: int, view: Array, scale: Array, words: Array, relative: Array
+    ) -> Array:
+        """The displacement of every coordinate of leaf ``k`` for one step.
+
+        Args:
+            k: number of the leaf.
+            view: its real view.
+            scale: step of each leaf.
+            words: of the probe.
+            relative: whether each coordinate moves in proportion to its own value.
+        """
+        wide = jnp.abs(widen(view))
+        own = power_of_two(wide * relative_step(self.eps))
+        scales = jnp.where(relative & (wide > 0), own, scale[k])
+        return scales * probe(words, self.leaves[k].token, view.shape)
 
     def arguments(self, views: Sequence[Array]) -> list[Array]:
         """Inputs of the reading, from views."""

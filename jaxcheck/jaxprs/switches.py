@@ -30,7 +30,7 @@ from jax import lax
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
 from jaxcheck.jaxprs.compiled import Compiled
-from jaxcheck.jaxprs.margins import MARGINS
+from jaxcheck.jaxprs.margins import MARGINS, margins_of
 from jaxcheck.jaxprs.sites import site_of
 from jaxcheck.reports.values import EquationSite
 from jaxcheck.trees import is_inexact
@@ -45,8 +45,10 @@ _CALLS = (
     *("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat"),
     *("custom_jvp_call", "custom_vjp_call", "custom_vmap_call", "composite"),
 )
+# How JAX refuses to differentiate an equation.
+_NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError, AssertionError)
 # Not smooth, differentiable for JAX, and without margins here.
-_WITHOUTMARGINS = ("approx_top_k", "select_and_gather_add", "select_and_scatter_add")
+_WITHOUT_MARGINS = ("approx_top_k", "select_and_gather_add", "select_and_scatter_add")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +150,7 @@ class Switches:
         if name == "while" and not _stops_by_lane(eqn):
             return self._while(eqn, operands, key)
         # what is left with switches inside is a primitive whose jaxprs are not walked
-        if name in _WITHOUTMARGINS or key in self._around:
+        if name in _WITHOUT_MARGINS or key in self._around:
             self._unseen.add(name)
         return self._leaf(eqn, operands, key)
 
@@ -167,7 +169,7 @@ class Switches:
             (outputs, margins), (tangents, speeds) = jax.jvp(
                 run, ({k: values[k] for k in moving},), (moving,)
             )
-        except Exception:  # it has no derivative, or not for these operands
+        except _NO_DERIVATIVE:  # it has none, or not for these operands
             self._unseen.add(eqn.primitive.name)
             return [_moving((v, None), jnp.nan) for v in compat.bind(eqn, values)], {}
         pairs = [

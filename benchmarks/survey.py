@@ -1,0 +1,529 @@
+"""Check the gradient of every public differentiable function of JAX, optax and flax.
+
+Each function becomes a loss: the sum of its floating outputs, real and imaginary parts,
+with fixed weights of either sign, at a generic point inside its domain. What could not
+be checked is a row of its own, with the reason. What is not CORRECT was looked at by
+hand; ``REMARKS`` says what it was.
+
+Interrupt it at any time: what has been done is printed and written, and ``--resume``
+goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import inspect
+import json
+import math
+import pathlib
+import re
+import sys
+import textwrap
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg
+import jax.scipy.special
+import jax.scipy.stats
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxcheck
+from benchmarks import results
+from benchmarks import survey_layers as layers
+from benchmarks import survey_recipes as recipes
+from benchmarks.survey_remarks import REMARKS
+
+# Compiled programs are dropped after this many checks, or memory grows without bound.
+CLEAR_EVERY = 25
+
+CORRECT, WRONG, INCONCLUSIVE = "correct", "wrong", "inconclusive"
+NOT_DIFFERENTIABLE = "not differentiable"
+NOT_CALLED = "not called"
+# JAX itself raises when the gradient is asked for.
+NO_GRADIENT = "grad raises"
+CHECK_FAILED = "check failed"
+SAME = "same function"
+VERDICTS = (
+    *(CORRECT, WRONG, INCONCLUSIVE, "not checked", CHECK_FAILED),
+    *(NO_GRADIENT, NOT_CALLED, NOT_DIFFERENTIABLE, SAME),
+)
+SETTLED = (CORRECT, NOT_DIFFERENTIABLE, SAME)
+
+Row = dict[str, Any]
+
+
+class Target(NamedTuple):
+    """One thing to do: a function with a case, or a reason why there is none."""
+
+    module: str
+    function: str
+    value: Any
+    case: recipes.Case | None
+    verdict: str = ""
+    reason: str = ""
+
+    @property
+    def title(self) -> str:
+        label = self.case.label if self.case else ""
+        return title(self.module, self.function, label)
+
+
+def title(module: str, function: str, label: str) -> str:
+    return f"{module}.{function}" + (f" [{label}]" if label else "")
+
+
+# --- What there is --------------------------------------------------------------------
+
+
+def functions_of(module: Any) -> dict[str, Any]:
+    """The public functions of a module."""
+    named = {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
+    return {
+        name: value
+        for name, value in named.items()
+        if callable(value) and not inspect.isclass(value)
+    }
+
+
+def layers_of(module: Any, functions: str) -> dict[str, Any]:
+    """The layers of flax's ``module``, and those of ``functions`` that it has."""
+    named = {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
+    return {
+        name: value
+        for name, value in named.items()
+        if (inspect.isclass(value) and issubclass(value, module.Module))
+        or name in functions.split()
+    }
+
+
+def distributions() -> dict[str, Any]:
+    """``norm.logpdf`` and so on, and the functions beside the distributions."""
+    stats = jax.scipy.stats
+    found = functions_of(stats) | {"gaussian_kde": stats.gaussian_kde}
+    for name in dir(stats):
+        if inspect.ismodule(getattr(stats, name)):
+            members = functions_of(getattr(stats, name))
+            found |= {f"{name}.{member}": value for member, value in members.items()}
+    return found
+
+
+def distribution_recipes(functions: Mapping[str, Any]) -> recipes.Recipes:
+    """The cases of ``jax.scipy.stats``."""
+    table: dict[str, Any] = dict(recipes.STATS)
+    for name, function in functions.items():
+        distribution = name.partition(".")[0]
+        if distribution in recipes.DISTRIBUTIONS:
+            own = recipes.of_distribution(function, distribution)
+            extra = recipes.STATS_EXTRA.get(name)
+            table[name] = own if extra is None else (own, extra)
+    return table
+
+
+def surveyed() -> dict[str, tuple[dict[str, Any], recipes.Recipes]]:
+    """Public functions and how to call them, by module."""
+    stats = distributions()
+    return {
+        "jax.nn": (functions_of(jax.nn), recipes.NN),
+        "jax.numpy": (functions_of(jnp), recipes.NUMPY),
+        "jax.numpy.fft": (functions_of(jnp.fft), recipes.FFT),
+        "jax.numpy.linalg": (functions_of(jnp.linalg), recipes.NUMPY_LINALG),
+        "jax.scipy.special": (functions_of(jax.scipy.special), recipes.SPECIAL),
+        "jax.scipy.stats": (stats, distribution_recipes(stats)),
+        "jax.scipy.linalg": (functions_of(jax.scipy.linalg), recipes.SCIPY_LINALG),
+        "optax.losses": (functions_of(optax.losses), recipes.OPTAX),
+        "flax.linen": (
+            layers_of(flax.linen, layers.LINEN_FUNCTIONS),
+            layers.LINEN,
+        ),
+        "flax.nnx": (layers_of(nnx, layers.NNX_FUNCTIONS), layers.NNX),
+    }
+
+
+def targets(
+    modules: Mapping[str, tuple[Mapping[str, Any], recipes.Recipes]],
+) -> Iterator[Target]:
+    """Every case of every function, once; further names of a function say so."""
+    known: dict[int, str] = {}
+    for module, (functions, table) in modules.items():
+        found: list[Target] = []
+        for name in sorted(functions, key=lambda name: (name not in table, name)):
+            function = functions[name]
+            if id(function) in known:
+                reason = known[id(function)]
+                found.append(Target(module, name, function, None, SAME, reason))
+                continue
+            known[id(function)] = f"{module}.{name}"
+            found.extend(cases_of(module, name, function, table))
+        yield from sorted(found, key=lambda target: target.function)
+
+
+def cases_of(
+    module: str, name: str, function: Any, table: recipes.Recipes
+) -> Iterator[Target]:
+    entry = table.get(name)
+    if isinstance(entry, str):
+        yield Target(module, name, function, None, NOT_DIFFERENTIABLE, entry)
+        return
+    if entry is None:
+        try:
+            entry = recipes.default(function)
+        except (TypeError, ValueError) as error:
+            yield Target(module, name, function, None, NOT_CALLED, in_short(error))
+            return
+    cases = (entry,) if isinstance(entry, recipes.Case) else entry
+    for case in cases:
+        yield Target(module, name, function, case)
+
+
+# --- One function ---------------------------------------------------------------------
+
+
+def weighted_sum(outputs: Any, seed: int) -> jax.Array:
+    """The floating ``outputs``, each number with a weight of its own, as a scalar."""
+    rng = np.random.default_rng(seed)
+    total = jnp.zeros(())
+    for leaf in jax.tree.leaves(outputs):
+        if not recipes.is_differentiable(leaf):
+            continue
+        parts = [jnp.real(leaf), jnp.imag(leaf)] if jnp.iscomplexobj(leaf) else [leaf]
+        for part in parts:
+            weights = rng.uniform(0.5, 1.5, part.shape) * rng.choice(
+                (-1, 1), part.shape
+            )
+            total += jnp.sum(part * jnp.asarray(weights, part.dtype))
+    return total
+
+
+def examine(target: Target) -> Row:
+    """Check one function; whatever happens is a row."""
+    row: Row = {
+        "module": target.module,
+        "function": target.function,
+        "case": target.case.label if target.case else "",
+        "verdict": target.verdict,
+        "reason": target.reason,
+    }
+    if target.case is None:
+        return row
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the functions, about their own use
+        row |= checked(target)
+    return row | {"seconds": round(time.perf_counter() - started, 2)}
+
+
+def checked(target: Target) -> Row:
+    seed = zlib.crc32(target.title.encode())
+    assert target.case is not None
+    try:
+        params, apply = target.case.build(target.value, np.random.default_rng(seed))
+        outputs = jax.eval_shape(apply, params)
+    except Exception as error:
+        return {"verdict": NOT_CALLED, "reason": in_short(error)}
+    inputs = [leaf for leaf in jax.tree.leaves(params) if is_floating(leaf)]
+    if not inputs:
+        return not_differentiable("no floating input")
+    if not any(is_floating(leaf) for leaf in jax.tree.leaves(outputs)):
+        return not_differentiable("no floating output")
+
+    def loss_fn(params: Any) -> jax.Array:
+        return weighted_sum(apply(params), seed)
+
+    loss_fn.__name__ = target.function.rpartition(".")[2]
+    try:
+        jax.eval_shape(jax.grad(loss_fn, allow_int=True), params)
+    except Exception as error:
+        return {"verdict": NO_GRADIENT, "reason": in_short(error)}
+    try:
+        report = jaxcheck.check(loss_fn, params, progress=False, mode="auto")
+    except Exception as error:
+        return {"verdict": CHECK_FAILED, "reason": in_short(error)}
+    return summary(report)
+
+
+def is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def not_differentiable(reason: str) -> Row:
+    return {"verdict": NOT_DIFFERENTIABLE, "reason": reason}
+
+
+def in_short(error: Exception) -> str:
+    """The first sentence of an error."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {textwrap.shorten(first, 160, placeholder=' …')}"
+
+
+def summary(report: jaxcheck.GradientReport) -> Row:
+    """What the tables show of a report."""
+    bounds = [leaf.bound for leaf in report.leaves if leaf.bound is not None]
+    return {
+        "verdict": report.verdict.value,
+        "reason": reason_of(report),
+        "bound": number(max(bounds)) if bounds else None,
+        "findings": sorted({finding.kind for finding in report.findings}),
+        "messages": [without_prefix(finding.message) for finding in report.findings],
+        "parameters": sum(leaf.size for leaf in report.leaves),
+        "evaluations": report.evaluations,
+    }
+
+
+def without_prefix(text: str) -> str:
+    """``text`` without the places where packages happen to be installed."""
+    return re.sub(r"[^\s(]*/site-packages/", "", text)
+
+
+def number(value: float) -> float | None:
+    """``value`` as JSON knows it."""
+    return value if math.isfinite(value) else None
+
+
+def reason_of(report: jaxcheck.GradientReport) -> str:
+    """Why a report is not CORRECT: the leaf that decided, and its worst coordinate."""
+    for leaf in report.leaves:
+        if leaf.verdict is not report.verdict or report.passed:
+            continue
+        words = [leaf.path, leaf.reason or ""]
+        if leaf.worst is not None:
+            worst = leaf.worst
+            words.append(
+                f"at {list(worst.index)} autodiff {worst.autodiff:.6g}, numerical "
+                f"{worst.numerical:.6g} ± {worst.error_bar:.1g}"
+            )
+        return ": ".join(word for word in words if word)
+    return ""
+
+
+# --- The run --------------------------------------------------------------------------
+
+
+def survey(
+    todo: Sequence[Target], rows: dict[str, Row], show: Callable[[str], None]
+) -> bool:
+    """Examine ``todo``, adding to ``rows`` by title; whether it was finished."""
+    try:
+        for done, target in enumerate(todo, 1):
+            if target.title in rows:
+                continue
+            row = examine(target)
+            rows[target.title] = row
+            show(f"{done:4}/{len(todo)}  {target.title}: {row['verdict']}")
+            if done % CLEAR_EVERY == 0:
+                jax.clear_caches()
+    except KeyboardInterrupt:
+        show("interrupted")
+        return False
+    return True
+
+
+def table(rows: Iterable[Row]) -> Iterator[list[str]]:
+    """One line a case, grouped by module."""
+    module = ""
+    for row in rows:
+        if row["module"] != module:
+            module = row["module"]
+            yield [module, "", "", "", ""]
+        yield [
+            "  " + title("", row["function"], row["case"])[1:],
+            row["verdict"],
+            bound_of(row),
+            " ".join(row.get("findings", ())) or "–",
+            "" if row["verdict"] == CORRECT else row["reason"][:100],
+        ]
+
+
+def bound_of(row: Row) -> str:
+    bound = row.get("bound")
+    return "–" if bound is None else f"{bound:.0e}"
+
+
+def counts(rows: Iterable[Row]) -> list[list[str]]:
+    """How many cases of each module have which verdict; the last line is the sum."""
+    by_module: dict[str, collections.Counter[str]] = {}
+    for row in rows:
+        by_module.setdefault(row["module"], collections.Counter())[row["verdict"]] += 1
+    everything = sum(by_module.values(), collections.Counter())
+    used = [verdict for verdict in VERDICTS if everything[verdict]]
+    lines = [["module", *used, "all"]]
+    for module, count in [*by_module.items(), ("all", everything)]:
+        lines.append(
+            [module, *(str(count[verdict]) for verdict in used), str(count.total())]
+        )
+    return lines
+
+
+# --- The document ---------------------------------------------------------------------
+
+
+def document(rows: Sequence[Row], environment: Mapping[str, Any]) -> str:
+    """The survey as Markdown: counts, what is not CORRECT, then everything."""
+    known = environment["versions"]
+    versions = ", ".join(f"{k} {v}" for k, v in known.items())
+    header, *lines = counts(rows)
+    parts = [
+        "# Survey of other people's gradients\n",
+        "Written by `python -m benchmarks.survey --document docs/survey.md`; not to be "
+        "edited.\n",
+        f"{versions}; {environment['platform']}, float32 parameters, checked in "
+        "float64.\n",
+        "Every public function of the modules below is a loss: the weighted sum of its "
+        "floating outputs at a generic point of its domain. A function with several "
+        "ways to be called has several cases. Whatever is not correct was looked at by "
+        "hand; the remark says what it was.\n",
+        *markdown_table(header, lines),
+        "\n## Not correct\n",
+        *not_correct(rows),
+        "\n## Correct, with something to know\n",
+        *with_findings(rows),
+        "\n## Everything\n",
+        "A number is the upper bound of the gradient's relative error.\n",
+        *everything(rows),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def markdown_table(
+    header: Sequence[str], lines: Iterable[Sequence[str]]
+) -> Iterator[str]:
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for line in lines:
+        cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in line)
+        yield "| " + " | ".join(cells) + " |"
+
+
+def title_of(row: Row) -> str:
+    return title(row["module"], row["function"], row["case"])
+
+
+def remark(row: Row) -> str:
+    """What was found by hand, for this case or for all cases of the function."""
+    name = title_of(row)
+    plain = title(row["module"], row["function"], "")
+    found = REMARKS.get(name, REMARKS.get(plain, ""))
+    if not found and row["reason"].startswith("NotImplementedError"):
+        return "JAX has no rule for it and says so."
+    return found
+
+
+def not_correct(rows: Iterable[Row]) -> Iterator[str]:
+    found = [row for row in rows if row["verdict"] not in SETTLED]
+    found.sort(key=lambda row: VERDICTS.index(row["verdict"]))
+    lines = [
+        [f"`{title_of(row)}`", row["verdict"], row["reason"], remark(row) or "–"]
+        for row in found
+    ]
+    yield from markdown_table(["function", "verdict", "reason", "remark"], lines)
+
+
+def with_findings(rows: Iterable[Row]) -> Iterator[str]:
+    lines = [
+        [
+            f"`{title_of(row)}`",
+            ", ".join(row["findings"]),
+            remark(row) or " ".join(row["messages"]),
+        ]
+        for row in rows
+        if row["verdict"] == CORRECT and row.get("findings")
+    ]
+    yield from markdown_table(["function", "findings", "what"], lines)
+
+
+def everything(rows: Iterable[Row]) -> Iterator[str]:
+    """One paragraph for each module and verdict."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        own = title("", row["function"], row["case"])[1:]
+        text = f"`{own}`"
+        if row["verdict"] == CORRECT:
+            text += f" {bound_of(row)}"
+        elif row["verdict"] in (SAME, NOT_DIFFERENTIABLE):
+            text += f" ({row['reason']})"
+        by_verdict = groups.setdefault(row["module"], {})
+        by_verdict.setdefault(row["verdict"], []).append(text)
+    for module, by_verdict in groups.items():
+        yield f"\n### {module}\n"
+        for verdict in VERDICTS:
+            if verdict in by_verdict:
+                listing = ", ".join(by_verdict[verdict])
+                words = f"{verdict.capitalize()}: {listing}."
+                yield textwrap.fill(words, 92, break_on_hyphens=False) + "\n"
+
+
+# --- The command ----------------------------------------------------------------------
+
+
+def resumed(
+    directory: pathlib.Path, name: str, environment: Mapping[str, Any]
+) -> dict[str, Row]:
+    """The rows of an earlier run with the same versions, by title."""
+    for path in directory.glob(f"{name}-*.json"):
+        earlier = json.loads(path.read_text())
+        same = ("versions", "device")
+        if all(earlier["environment"][k] == environment[k] for k in same):
+            return {title_of(row): row for row in earlier["rows"]}
+    return {}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = results.parser(__doc__, repetitions=1)
+    modules = surveyed()
+    parser.add_argument(
+        "--only", choices=modules, nargs="+", metavar="MODULE", help=", ".join(modules)
+    )
+    parser.add_argument("--match", default="", help="only functions with this in them")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows of the JSON file"
+    )
+    parser.add_argument(
+        "--document",
+        type=pathlib.Path,
+        help="Markdown file to write, e.g. docs/survey.md",
+    )
+    options = parser.parse_args(arguments)
+    run(options, modules)
+
+
+def run(
+    options: argparse.Namespace,
+    modules: Mapping[str, tuple[Mapping[str, Any], recipes.Recipes]],
+) -> None:
+    environment = results.environment()
+    name = f"survey-jax-{jax.__version__}"
+    rows = resumed(options.output, name, environment) if options.resume else {}
+    everything = list(targets(modules))
+    todo = [
+        target
+        for target in everything
+        if target.module in (options.only or modules) and options.match in target.title
+    ]
+    finished = survey(todo, rows, lambda line: print(line, file=sys.stderr, flush=True))
+    in_order = [rows[t.title] for t in everything if t.title in rows]
+    header = ["function", "verdict", "error bound", "findings", "reason"]
+    results.print_table(header, table(in_order))
+    print()
+    header, *lines = counts(in_order)
+    results.print_table(header, lines)
+    settings = {
+        "finished": finished,
+        "complete": len(in_order) == len(everything),
+        "mode": "auto",
+    }
+    results.write(options.output, name, environment, settings, in_order)
+    if options.document is not None:
+        options.document.write_text(document(in_order, environment))
+        print(f"written to {options.document}")
+
+
+if __name__ == "__main__":
+    main()
