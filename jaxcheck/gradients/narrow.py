@@ -18,9 +18,10 @@ from jaxcheck.gradients.measure import Meter
 
 # Leaves up to this many real coordinates are compared one by one.
 _EXHAUSTIVE = 512
-# More failing ranges than this are not followed: the errors are everywhere, and the
-# ones that disagree most stand for them.
+# More failing ranges than this are not followed, and not so many if none agrees: the
+# errors are everywhere, and the ones that disagree most stand for them.
 _MOST = 256
+_EVERYWHERE = 64
 _EXAMPLES = 4
 # Two probes that no other comparison uses.
 _PROBES = (101, 102)
@@ -46,7 +47,7 @@ def failing_coordinates(
     while any(b - a > 1 for a, b in ranges):
         halves = [half for a, b in ranges for half in _halve(a, b)]
         failing = _failing(meter, halves, tolerances)
-        if len(failing) > _MOST:
+        if len(failing) > _MOST or len(failing) == len(halves) >= _EVERYWHERE:
             complete = False
         ranges = failing if complete else failing[:_EXAMPLES]
         if not ranges:  # the error hides in every half: name what is there
