@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcheck.jaxprs import compiled
-from jaxcheck.jaxprs.compiled import Compiled
+from jaxcheck.jaxprs.compiled import Compiled, identity_of
 
 X = np.linspace(0, 1, 4, dtype=np.float32)
 
@@ -109,3 +109,16 @@ def test_keys_and_abstract_inputs():
     )
     key, x = jax.random.key(5), np.ones(3, np.float32)
     np.testing.assert_array_equal(run(key, x)[0], x + jax.random.uniform(key, (3,)))
+
+
+def test_numpy_arguments_of_equal_content_are_the_same_program():
+    def loss(w, x):
+        return jnp.sum(w * x)
+
+    def identity(x):
+        program = jax.make_jaxpr(lambda w: loss(w, x))(jnp.ones(3))
+        return identity_of(program)
+
+    x = np.arange(3, dtype=np.int32)
+    assert identity(x) == identity(x.copy())
+    assert identity(x) != identity(x + 1)

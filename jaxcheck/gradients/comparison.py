@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,9 +54,10 @@ class Tolerances:
     atol: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
+class Lane(NamedTuple):
     """One comparison: which coordinates move, and along what.
+
+    A tuple, because a check of every coordinate makes one for each of them.
 
     Attributes:
         lo: first real coordinate, numbered over all leaves.

@@ -94,7 +94,7 @@ class Escalation:
         factors = [meter.own_step(lane) if scale == 1.0 else 1.0 for lane in lanes]
         climbed = meter.climb(
             [
-                lane if factor == 1.0 else dataclasses.replace(lane, relative=True)
+                lane if factor == 1.0 else lane._replace(relative=True)
                 for lane, factor in zip(lanes, factors, strict=True)
             ],
             scale,

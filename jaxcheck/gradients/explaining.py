@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from jaxcheck.gradients.comparison import Comparison
 from jaxcheck.gradients.evidence import Factors
-from jaxcheck.gradients.measure import Meter
+from jaxcheck.gradients.measure import Meter, numbers_of
 from jaxcheck.gradients.patterns import Pattern, explain
 from jaxcheck.jaxprs import compat
-from jaxcheck.trees import Leaf
 
 # Coordinates of a large leaf that are compared to recognize a pattern by.
 _SAMPLE = 32
@@ -60,15 +57,10 @@ def pattern_of(
         gradient = np.asarray(meter.reading.grads[leaf], np.float64).reshape(shape)
     theta = meter.point_of(leaf).reshape(shape)
     return explain(
-        autodiff=_values(gradient, described),
-        theta=_values(theta, described),
+        autodiff=numbers_of(gradient, described),
+        theta=numbers_of(theta, described),
         at=at,
-        numerical=_values(columns[0], described).ravel(),
+        numerical=numbers_of(columns[0], described).ravel(),
         bar=np.linalg.norm(columns[1], axis=-1),
         factors=factors,
     )
-
-
-def _values(view: Any, leaf: Leaf) -> Any:
-    """Numbers of a leaf from their real view."""
-    return view[..., 0] + 1j * view[..., 1] if leaf.complex else view

@@ -253,7 +253,7 @@ class Judge:
         if not far:
             return
         lanes = [comparison.lanes[k] for k, _ in far]
-        relative = [dataclasses.replace(lane, relative=True) for lane in lanes]
+        relative = [lane._replace(relative=True) for lane in lanes]
         again = self.meter.compare(comparison.method, relative)
         for n, (k, factor) in enumerate(far):
             if again.bar[n] / factor < comparison.bar[k]:

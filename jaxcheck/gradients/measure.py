@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.gradients import differences, ladder
@@ -23,6 +22,7 @@ from jaxcheck.gradients.probes import words_of
 from jaxcheck.gradients.program import Programs, ReadingResult
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.switches import Switch, nearest_switches
+from jaxcheck.trees import Leaf
 
 # A coordinate this many powers of two away from its leaf's scale has its own step.
 _FAR = 4
@@ -157,7 +157,7 @@ class Meter:
             size=(values.size[:, 0] + values.size[:, 1]) / (2 * scale),
             curvature=estimate.curvature,
             displacement=self._displacement(lanes, values, scale),
-            expected=np.array([self._expected(lane) for lane in lanes]),
+            expected=np.array([self._expected(lane) for lane in lanes], np.float64),
             step=scale,
         )
 
@@ -303,30 +303,39 @@ class Meter:
         programs = self.programs
         if programs.native_precision:
             return ()
-        with compat.x64(True):
-            views = programs.views_of(programs.inputs)
-            moved = [self._tangent(lane, k, view) for k, view in enumerate(views)]
-            point, tangent = programs.arguments(views), programs.arguments(moved)
-        found, _ = nearest_switches(programs.inlined, point, tangent)
+        views = [
+            self.point_of(k).reshape(view) for k, view in enumerate(programs.views)
+        ]
+        moved = [self._tangent(lane, k, view) for k, view in enumerate(views)]
+        found, _ = nearest_switches(
+            programs.inlined,
+            *(
+                [
+                    numbers_of(v, leaf)
+                    for v, leaf in zip(x, programs.leaves, strict=True)
+                ]
+                for x in (views, moved)
+            ),
+        )
         return found
 
-    def _tangent(self, lane: Lane, k: int, view: Any) -> Any:
-        """How leaf ``k`` moves in one step along a lane."""
+    def _tangent(self, lane: Lane, k: int, view: FloatArray) -> FloatArray:
+        """How leaf ``k`` moves in one step along a lane, on the host."""
         lo, hi = (int(x) for x in self.programs.offsets[k : k + 2])
         inside = np.zeros(hi - lo, bool)
         inside[max(lane.lo - lo, 0) : max(lane.hi - lo, 0)] = True
         if not inside.any():
-            return jnp.zeros(view.shape)
+            return np.zeros(view.shape)
         if lane.probe is None:
             at = np.arange(lo, hi)
             steps = self._own_steps(at) if lane.relative else self._flat[3][at]
         else:
             words, relative = words_of(self._seed, lane.probe), np.bool_(lane.relative)
-            scales = jnp.asarray(self.scales)
-            steps = self.programs.steps(k, view, scales, words, relative)
-        return jnp.where(
-            inside.reshape(view.shape), jnp.reshape(steps, view.shape), 0.0
-        )
+            with compat.x64(True):
+                steps = np.asarray(
+                    self.programs.steps(k, view, self.scales, words, relative)
+                )
+        return np.where(inside, steps.ravel(), 0.0).reshape(view.shape)
 
     def step_size(self, lane: Lane) -> float:
         """One step along a lane: of the coordinate, or relative to the leaf's RMS."""
@@ -337,8 +346,10 @@ class Meter:
         return differences.relative_step(self.programs.eps)
 
     def _expected(self, lane: Lane) -> float:
+        if lane.probe is None or lane.relative:
+            return 0.0
         leaf = self.leaf_of(lane.lo)
-        if lane.relative or lane != self.whole(leaf, lane.probe or 0):
+        if lane != self.whole(leaf, lane.probe):
             return 0.0
         return expected_change(float(self.reading.norms[leaf] * self.scales[leaf]))
 
@@ -362,6 +373,11 @@ class Meter:
             if np.all(np.isfinite(loss)):
                 noise = max(noise, 2 * differences.measured_noise(loss))
         return noise
+
+
+def numbers_of(view: FloatArray, leaf: Leaf) -> Any:
+    """The values of a leaf from their real view."""
+    return view[..., 0] + 1j * view[..., 1] if leaf.complex else view
 
 
 _VALUE_FIELDS = ("loss", "predicted", "size", "moved")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Program
@@ -51,7 +52,15 @@ def identity_of(program: Program) -> Hashable:
     ]
     if any("call_jaxpr" in eqn.params for eqn in rules):
         return object()
-    return fingerprint(program), tuple(map(Same, consts))
+    return fingerprint(program), tuple(map(_constant, consts))
+
+
+def _constant(value: Any) -> Hashable:
+    """A captured constant: by content on the host, where every trace has a copy."""
+    if isinstance(value, jax.Array) or not hasattr(value, "dtype"):
+        return Same(value)
+    array = np.asarray(value)
+    return array.shape, str(array.dtype), array.tobytes()
 
 
 class Compiled:
