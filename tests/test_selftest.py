@@ -83,15 +83,22 @@ def wrong_by(error):
     return f
 
 
-@pytest.mark.parametrize("mode", ["exhaustive", "directional"])
-def test_what_is_stated_as_detectable_is_detected(mode):
-    """Errors of the stated size, of many shapes: none of 60 may be missed."""
+@pytest.mark.parametrize(
+    ("mode", "trials"),
+    [
+        ("exhaustive", 6),
+        ("directional", 30),
+        pytest.param("directional", 500, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_stated_as_detectable_is_detected(mode, trials):
+    """Errors of the stated size, of many shapes: one in a thousand may be missed."""
     size = 40
     w = np.linspace(-1, 1, size)
     with jax.enable_x64(True):
         gradient = np.cos(w)
         missed = 0
-        for trial in range(60):
+        for trial in range(trials):
             key = jax.random.key(trial)
             clean = jaxcheck.check(wrong_by(np.zeros(size)), w, mode=mode, key=key)
             power = clean.leaves[0].detectable
@@ -102,7 +109,7 @@ def test_what_is_stated_as_detectable_is_detected(mode):
             error *= power * np.linalg.norm(gradient) / np.linalg.norm(error)
             report = jaxcheck.check(wrong_by(error), w, mode=mode, key=key)
             missed += report.verdict is Verdict.CORRECT
-    assert missed == 0
+    assert missed <= (trials == 500)
     assert power < 1e-3
 
 

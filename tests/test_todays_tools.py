@@ -36,7 +36,9 @@ def verdict(loss, *args, **options):
 # ---- wrong, and passed ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [500, 100_000, 1_000_000])
+@pytest.mark.parametrize(
+    "size", [500, 100_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+)
 def test_a_jvp_wrong_by_two_at_any_size(size):
     report = jaxcheck.check(scaled_sine(lambda d: 2 * d), normal(size))
     assert report.verdict is Verdict.WRONG
