@@ -307,16 +307,11 @@ class Meter:
             self.point_of(k).reshape(view) for k, view in enumerate(programs.views)
         ]
         moved = [self._tangent(lane, k, view) for k, view in enumerate(views)]
-        found, _ = nearest_switches(
-            programs.inlined,
-            *(
-                [
-                    numbers_of(v, leaf)
-                    for v, leaf in zip(x, programs.leaves, strict=True)
-                ]
-                for x in (views, moved)
-            ),
+        point, tangent = (
+            [numbers_of(v, leaf) for v, leaf in zip(x, programs.leaves, strict=True)]
+            for x in (views, moved)
         )
+        found, _ = nearest_switches(programs.inlined, point, tangent)
         return found
 
     def _tangent(self, lane: Lane, k: int, view: FloatArray) -> FloatArray:
