@@ -332,6 +332,7 @@ def test_the_assert_raises_with_the_report():
         (lambda: jaxcheck.check_derivatives(jnp.sin, X, order=0), "order"),
         (lambda: jaxcheck.check_derivatives(jnp.sin, 3), "primals"),
         (lambda: jaxcheck.check_derivatives(jnp.sin, ()), "primals"),
+        (lambda: jaxcheck.check_derivatives(jnp.sin, X * np.nan), "primals"),
         (lambda: jaxcheck.check_derivatives(jnp.argmax, X), "fn"),
         (lambda: jaxcheck.check_derivatives(jnp.sin, X, second_opinion=2), "opinion"),
         (lambda: jaxcheck.check_derivatives(jnp.sin, X, bounds=1.0), "bounds"),

@@ -184,3 +184,24 @@ def test_bad_input_is_refused_by_name(more, match):
     positional = [call.pop(name) for name in ("train_step", "state", "batches")]
     with pytest.raises(InvalidInputError, match=match):
         jaxcheck.check_along(*positional, **call)
+
+
+def test_a_module_that_is_updated_in_place():
+    from flax import nnx
+
+    net = nnx.Linear(6, 2, rngs=nnx.Rngs(0))
+
+    def loss_of(net, x):
+        return jnp.mean(net(x) ** 2)
+
+    def in_place(net, x):
+        grads = nnx.grad(loss_of)(net, x)
+        state = jax.tree.map(lambda p, g: p - 0.1 * g, nnx.state(net), grads)
+        nnx.update(net, state)
+
+    call = {"at": (0, 3), "loss_fn": loss_of, "params_of": lambda net: net}
+    report = jaxcheck.check_along(in_place, net, [X], **call)
+    assert report.passed, str(report)
+    assert report.stages[0].report.loss > report.stages[1].report.loss
+    with pytest.raises(InvalidInputError, match="train_step"):
+        jaxcheck.check_along(lambda net, x: None, net, [X], **call)

@@ -88,7 +88,7 @@ def check_along(
 
     Args:
         train_step: ``train_step(state, batch)`` returns the new state, or a tuple that
-            begins with it.
+            begins with it; or None, if it updates ``state`` in place (an nnx module).
         state: the state before training.
         batches: a list or tuple, which is gone through again and again, or an iterator.
         at: numbers of steps after which to check; 0 is before the first.
@@ -179,8 +179,12 @@ def _next(coming: Iterator[Any], step: int, last: int) -> Any:
 
 def _stepped(train_step: Callable[..., Any], state: Any, batch: Any) -> Any:
     """The new state out of what ``train_step`` returned."""
-    wanted = jax.tree_util.tree_structure(state)
+    before, wanted = jax.tree_util.tree_flatten(state)
     out = train_step(state, batch)
+    if out is None:  # a module that is updated in place has other leaves now
+        after = jax.tree_util.tree_leaves(state)
+        if any(a is not b for a, b in zip(before, after, strict=True)):
+            return state
     if jax.tree_util.tree_structure(out) == wanted:
         return out
     if isinstance(out, tuple | list) and out:

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
+import jax.numpy as jnp
+import numpy as np
+
 from jaxcheck.checks.spelling import spelled
 from jaxcheck.derivatives.functions import Direction, flat_function
 from jaxcheck.derivatives.opinions import Opinion
@@ -21,7 +24,7 @@ from jaxcheck.gradients.options import (
     require_count,
     require_function,
 )
-from jaxcheck.trees import partition, require_differentiable
+from jaxcheck.trees import Partition, partition, require_differentiable
 
 
 def check_derivatives(
@@ -122,7 +125,9 @@ def check_derivatives(
     arguments: tuple[Any, ...] = (
         tuple(primals) if type(primals) in (tuple, list) else (primals,)
     )
-    require_differentiable(partition(arguments), "primals")
+    parts = partition(arguments)
+    require_differentiable(parts, "primals")
+    _require_finite(parts)
     flat = flat_function(fn, arguments, has_aux=has_aux)
     more = {
         "modes": wanted,
@@ -143,6 +148,16 @@ def check_derivatives(
         started=started,
         call=spelled(check_derivatives, fn, "fn", ["primals"], {**more, **given}),
     ).ask()
+
+
+def _require_finite(parts: Partition) -> None:
+    for leaf, value in zip(parts.differentiable, parts.moved, strict=True):
+        bad = int(np.sum(~np.asarray(jnp.isfinite(value))))
+        if bad:
+            raise InvalidInputError(
+                f"`check_derivatives(primals=...)` must be finite; {bad} of "
+                f"{leaf.size} elements of {leaf.path} are NaN or infinite."
+            )
 
 
 def _require_modes(modes: Any) -> tuple[Direction, ...]:

@@ -80,7 +80,8 @@ def check(
         budget: number of loss evaluations for the first pass. What fails may cost more.
         key: a ``jax.random`` key for probes and samples; the default is
             ``jax.random.key(0)``.
-        locate: whether to look for the equation behind a wrong gradient.
+        locate: whether to look for the equation behind a wrong gradient. It has no
+            effect in this version.
         progress: None shows progress of long checks on a terminal, True always, False
             never; or a function of (done, total).
 
