@@ -102,3 +102,21 @@ def test_a_step_function_has_nothing_to_compare():
     jump = jaxcheck.check(lambda x: jnp.floor(x) * x, np.float32(2.0))
     assert jump.verdict is Verdict.INCONCLUSIVE
     assert "discontinuity" in {f.kind for f in jump.findings}
+
+
+@MODES
+@pytest.mark.parametrize("distance", [1e-5, 1e-6, -1e-7])
+def test_a_relu_layer_with_one_unit_close_to_its_switch(mode, distance):
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(8, 8)), rng.normal(size=(1, 8))
+    b = -(x @ w)[0] + rng.normal(size=8)
+    b[3] = -(x @ w)[0, 3] + distance
+
+    def loss(p, x):
+        return jnp.sum(jax.nn.relu(x @ p["w"] + p["b"]) * jnp.arange(1.0, 9.0))
+
+    with jax.enable_x64(True):
+        report = jaxcheck.check(loss, {"w": w, "b": b}, x, mode=mode)
+    assert report.verdict is Verdict.CORRECT, str(report)
+    sites = {(f.site.primitive, f.site.file) for f in kinks(report)}
+    assert sites == {("max", __file__)}

@@ -37,7 +37,10 @@ def spelled(
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | tuple | None)
+    if isinstance(value, tuple):
+        items: tuple[Any, ...] = value
+        return all(map(_is_plain, items))
+    return isinstance(value, str | int | float | None)
 
 
 def _value(value: Any) -> str:

@@ -145,7 +145,7 @@ def batched(reading: Reading) -> DerivativeCheck:
     To be asked of the function in its own dtypes: rules for batching have no part in
     the float64 reading.
     """
-    stacked = [jnp_stack(x, reading.x64) for x in zip(*reading.cotangents, strict=True)]
+    stacked = [_stacked(x, reading.x64) for x in zip(*reading.cotangents, strict=True)]
 
     def sides(*point: Array) -> list[Array]:
         _, pull = jax.vjp(reading.function, *point)
@@ -162,7 +162,7 @@ def batched_forward(reading: Reading) -> DerivativeCheck:
 
     To be asked of the function in its own dtypes, as ``batched``.
     """
-    stacked = [jnp_stack(x, reading.x64) for x in zip(*reading.tangents, strict=True)]
+    stacked = [_stacked(x, reading.x64) for x in zip(*reading.tangents, strict=True)]
 
     def sides(*point: Array) -> list[Array]:
         def pushed(*tangents: Array) -> list[Array]:
@@ -178,7 +178,7 @@ def batched_forward(reading: Reading) -> DerivativeCheck:
 
 def zeros(reading: Reading) -> DerivativeCheck:
     """A zero cotangent gives a zero gradient, and zeros may be left out."""
-    nothing = [jnp_zeros(w, reading.x64) for w in reading.cotangents[0]]
+    nothing = [_zeros_like(w, reading.x64) for w in reading.cotangents[0]]
 
     def sides(*point: Array) -> list[Array]:
         _, pull = jax.vjp(reading.function, *point)
@@ -321,13 +321,13 @@ def _host(value: Array) -> Any:
     return wide.view(np.float64) if np.iscomplexobj(wide) else wide
 
 
-def jnp_stack(rows: Arrays, x64: bool) -> Array:
+def _stacked(rows: Arrays, x64: bool) -> Array:
     """``jnp.stack`` with 64-bit types as the reading has them."""
     with compat.x64(x64):
         return jnp.stack(list(rows))
 
 
-def jnp_zeros(like: Array, x64: bool) -> Array:
+def _zeros_like(like: Array, x64: bool) -> Array:
     """``jnp.zeros_like`` with 64-bit types as the reading has them."""
     with compat.x64(x64):
         return jnp.zeros_like(like)

@@ -30,6 +30,11 @@ _NEAREST = 8.0
 _SIGNIFICANT = 32.0
 # Smaller steps that must agree with a rung before it is called stable.
 _WITNESSES = 4
+# The bar looks at this many rungs to both sides. Where the upper ones are beyond a
+# switch it is this many times wider than that of the rung as far below, at least, which
+# serves better; truncation alone accounts for a factor of 16.
+_BESIDE = 2
+_CROSSED = 64.0
 # Rungs that the slope is read from.
 _FITTED = 10
 
@@ -110,6 +115,9 @@ def climb(values: FloatArray, at_point: float, noise: float, eps: float) -> Rung
     roundoff = uncertain / widths
     k = _choose(central, roundoff)
     bar = _bar(central, roundoff, k)
+    below = k - _BESIDE
+    if below >= _WITNESSES and bar > _CROSSED * _bar(central, roundoff, below):
+        k, bar = below, _bar(central, roundoff, below)
     shape = _shape(second, widths, uncertain)
     if _stands(across, widths, uncertain):
         shape = Shape.JUMP
@@ -163,7 +171,7 @@ def _consistent(central: FloatArray, roundoff: FloatArray, k: int, bar: float) -
 
 def _bar(central: FloatArray, roundoff: FloatArray, k: int) -> float:
     """Error bar at rung k from five rungs around it, wider than the choice looked."""
-    near = central[_around(k, 2)]
+    near = central[_around(k, _BESIDE)]
     with np.errstate(all="ignore"):
         bar = float(np.max(np.abs(np.diff(near)))) + 2 * float(roundoff[k])
     return bar if np.isfinite(bar) else np.inf
