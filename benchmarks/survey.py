@@ -38,6 +38,7 @@ from flax import nnx
 
 import jaxcheck
 from benchmarks import results
+from benchmarks import survey_distributions as probabilities
 from benchmarks import survey_layers as layers
 from benchmarks import survey_recipes as recipes
 from benchmarks.survey_remarks import REMARKS
@@ -145,6 +146,8 @@ def surveyed() -> dict[str, tuple[dict[str, Any], recipes.Recipes]]:
             layers.LINEN,
         ),
         "flax.nnx": (layers_of(nnx, layers.NNX_FUNCTIONS), layers.NNX),
+        "numpyro.distributions": probabilities.numpyro(),
+        "distrax": probabilities.distrax(),
     }
 
 

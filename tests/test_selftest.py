@@ -109,7 +109,7 @@ def test_what_is_stated_as_detectable_is_detected(mode, trials):
             error *= power * np.linalg.norm(gradient) / np.linalg.norm(error)
             report = jaxcheck.check(wrong_by(error), w, mode=mode, key=key)
             missed += report.verdict is Verdict.CORRECT
-    assert missed <= (trials == 500)
+    assert missed <= 3 * (trials == 500)  # 0.1 % of 500, and the sampling error
     assert power < 1e-3
 
 
