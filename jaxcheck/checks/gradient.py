@@ -6,20 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jaxcheck.checks.spelling import spelled
+from jaxcheck.checks.asking import ask
 from jaxcheck.gradients.examine import examine
 from jaxcheck.gradients.options import (
     Mode,
     Precision,
     Progress,
     StopGradient,
-    read_options,
-    require_function,
 )
-from jaxcheck.gradients.plan import make_plan
 from jaxcheck.gradients.report import GradientReport
-from jaxcheck.jaxprs.trace import trace_loss
-from jaxcheck.trees import partition, require_differentiable
 
 
 def check(
@@ -116,14 +111,15 @@ def check(
         "atol": atol,
         "budget": budget,
     }
-    options = read_options("check", key=key, progress=progress, **given)
-    require_function("check", "loss_fn", loss_fn)
     del locate  # a culprit is named by jaxcheck.locate, not part of this version
-    parts = partition(params)
-    require_differentiable(parts, "params")
-    plan = make_plan(parts.differentiable, options)
-    traced = trace_loss(loss_fn, parts, args, has_aux=has_aux)
-    words = ["params", *(["*args"] if args else [])]
-    options_given = {"has_aux": has_aux, **given}
-    call = spelled(check, loss_fn, "loss_fn", words, options_given)
+    traced, plan, options, call = ask(
+        check,
+        loss_fn,
+        params,
+        args,
+        has_aux=has_aux,
+        key=key,
+        progress=progress,
+        given=given,
+    )
     return examine(traced, plan, options, call=call, started=started)

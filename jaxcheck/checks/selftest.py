@@ -6,24 +6,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jaxcheck.checks.spelling import spelled
+from jaxcheck.checks.asking import ask
 from jaxcheck.gradients.examine import begin
+from jaxcheck.gradients.judge import LeafOutcome
 from jaxcheck.gradients.options import (
     Mode,
     Precision,
     Progress,
     StopGradient,
-    read_options,
-    require_function,
 )
-from jaxcheck.gradients.plan import make_plan
-from jaxcheck.gradients.planting import FAULTS_PER_LEAF, SelfTestReport, plant
+from jaxcheck.gradients.planting import (
+    FAULTS_PER_LEAF,
+    PlantedFault,
+    SelfTestReport,
+    plant,
+)
 from jaxcheck.gradients.report import GradientReport
 from jaxcheck.gradients.writing import ReportWriter
-from jaxcheck.jaxprs.trace import trace_loss
 from jaxcheck.reports.progress import progress_for
 from jaxcheck.reports.values import Verdict
-from jaxcheck.trees import partition, require_differentiable
 
 
 def self_test(
@@ -89,14 +90,16 @@ def self_test(
         "atol": atol,
         "budget": budget,
     }
-    options = read_options("self_test", key=key, progress=progress, **given)
-    require_function("self_test", "loss_fn", loss_fn)
-    parts = partition(params)
-    require_differentiable(parts, "params")
-    plan = make_plan(parts.differentiable, options)
-    traced = trace_loss(loss_fn, parts, args, has_aux=has_aux)
-    words = ["params", *(["*args"] if args else [])]
-    call = spelled(self_test, loss_fn, "loss_fn", words, {"has_aux": has_aux, **given})
+    traced, plan, options, call = ask(
+        self_test,
+        loss_fn,
+        params,
+        args,
+        has_aux=has_aux,
+        key=key,
+        progress=progress,
+        given=given,
+    )
     writer = ReportWriter(traced=traced, options=options, call=call, started=started)
     begun = begin(traced, plan, options, writer)
     if isinstance(begun, GradientReport):
@@ -106,21 +109,26 @@ def self_test(
             call=call,
             seconds=time.perf_counter() - started,
         )
-    total = FAULTS_PER_LEAF * len(parts.differentiable)
+    total = FAULTS_PER_LEAF * len(traced.params.differentiable)
     with progress_for(progress, total, "planting faults") as advance:
-        verification = begun.verification(plan, options, lambda n: None)
+        verification = begun.verification(plan, options)
         outcomes = [result.outcome for result in verification.run()]
         faults = plant(verification, outcomes, advance)
-    verdicts = {fault.verdict for fault in faults}
-    right = all(outcome.verdict is Verdict.CORRECT for outcome in outcomes)
-    verdict = Verdict.CORRECT
-    if Verdict.WRONG in verdicts:
-        verdict = Verdict.WRONG
-    elif not right or Verdict.CORRECT not in verdicts:
-        verdict = Verdict.INCONCLUSIVE
     return SelfTestReport(
-        verdict=verdict,
+        verdict=_verdict(faults, outcomes),
         faults=tuple(faults),
         call=call,
         seconds=time.perf_counter() - started,
+    )
+
+
+def _verdict(faults: list[PlantedFault], outcomes: list[LeafOutcome]) -> Verdict:
+    verdicts = {fault.verdict for fault in faults}
+    if Verdict.WRONG in verdicts:
+        return Verdict.WRONG
+    right = all(outcome.verdict is Verdict.CORRECT for outcome in outcomes)
+    return (
+        Verdict.CORRECT
+        if right and Verdict.CORRECT in verdicts
+        else Verdict.INCONCLUSIVE
     )
