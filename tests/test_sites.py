@@ -83,3 +83,53 @@ def test_rules_are_named(primitive, function):
     (site,) = [s for s in every if s.primitive == primitive]
     assert site.rule == function.__name__
     assert site.file == __file__
+
+
+# ---- rules
+
+
+@jax.custom_vjp
+def tangled(x):
+    return jnp.tanh(x)
+
+
+def tangled_forward(x):
+    return jnp.tanh(x), x
+
+
+def tangled_backward(x, cotangent):
+    return (cotangent * x,)
+
+
+tangled.defvjp(tangled_forward, tangled_backward)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.vmap], ids=["plain", "vmap"])
+def test_the_rule_of_a_custom_vjp_has_a_place_of_its_own(wrap):
+    def fun(x):
+        return wrap(tangled)(x)
+
+    (site,) = [s for s in sites(fun, np.ones(3)) if s.rule]
+    assert (site.rule, site.derivative) == ("tangled", "tangled_backward")
+    assert site.line == fun.__code__.co_firstlineno + 1
+    assert site.derivative_file == __file__
+    assert site.derivative_line == tangled_backward.__code__.co_firstlineno
+
+
+def test_a_rule_that_jax_makes_up_has_no_place():
+    square = jax.custom_jvp(lambda x: x**2)
+    square.defjvps(lambda tangent, out, x: 2 * x * tangent)
+    (site,) = [s for s in sites(square, 1.0) if s.rule]
+    assert (site.derivative, site.derivative_file) == (None, None)
+
+
+def test_a_line_of_a_framework_stands_for_the_line_that_called_it():
+    model = nn.Dense(2)
+    x = np.ones((1, 2), np.float32)
+    variables = model.init(jax.random.key(0), x)
+
+    def fun(variables):
+        return model.apply(variables, x)
+
+    lines = {s.line for s in sites(fun, variables) if s.primitive == "dot_general"}
+    assert lines == {fun.__code__.co_firstlineno + 1}

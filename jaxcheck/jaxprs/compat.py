@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax._src import source_info_util
@@ -18,6 +18,7 @@ from jax.extend import core as jex_core
 Program = Any  # ClosedJaxpr up to 0.11, Jaxpr from 0.12 on
 Equation = Any
 
+_VJP = ("custom_vjp_call", "custom_vjp_call_jaxpr")
 _JAXPR_TYPES: tuple[type, ...] = (jex_core.Jaxpr, jex_core.ClosedJaxpr)
 
 
@@ -112,19 +113,55 @@ def context(eqn: Equation) -> Generator[None]:
     """Bind in the name of ``eqn``: its source line, scope and configuration."""
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     traceback = eqn.source_info.traceback
-    if user_frame(eqn) is None:  # traced once for all callers: it has the call's line
+    if not user_frames(eqn):  # traced once for all callers: it has the call's line
         traceback = source_info_util.current().traceback
     user = source_info_util.user_context(traceback, name_stack=stack)
     with user, eqn.ctx.manager:
         yield
 
 
-def user_frame(eqn: Equation) -> tuple[str, int] | None:
-    """File and line of the innermost frame that is not JAX's own."""
-    frame = source_info_util.user_frame(eqn.source_info.traceback)
-    if frame is None:
+class Place(NamedTuple):
+    """A line of source code and the function that it belongs to."""
+
+    name: str
+    file: str
+    line: int
+
+
+def user_frames(eqn: Equation) -> list[Place]:
+    """The frames that are not JAX's own or the standard library's, innermost first."""
+    frames = source_info_util.user_frames(eqn.source_info.traceback)
+    return [Place(f.function_name, f.file_name, f.start_line) for f in frames]
+
+
+def rule_function(eqn: Equation) -> Place | None:
+    """Where the function of a custom rule is defined, None for other equations."""
+    inner = eqn.params.get("call_jaxpr")
+    if inner is None or eqn.primitive.name not in ("custom_jvp_call", *_VJP):
         return None
-    return frame.file_name, frame.start_line
+    return _definition(opened(inner)[0].debug_info)
+
+
+def rule_derivative(eqn: Equation) -> Place | None:
+    """Where the function that computes the derivative is defined, likewise.
+
+    None too where JAX made it up from scalar derivatives (``defjvps``).
+    """
+    if rule_function(eqn) is None:
+        return None
+    name = "bwd" if eqn.primitive.name in _VJP else "jvp_jaxpr_fun"
+    place = _definition(getattr(eqn.params.get(name), "debug_info", None))
+    if place is None or not source_info_util.is_user_filename(place.file):
+        return None
+    return place
+
+
+def _definition(debug_info: Any) -> Place | None:
+    if debug_info is None or debug_info.func_filename is None:
+        return None
+    return Place(
+        debug_info.func_name, debug_info.func_filename, debug_info.func_lineno or 0
+    )
 
 
 def scope(eqn: Equation) -> str:

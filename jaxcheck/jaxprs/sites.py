@@ -1,29 +1,49 @@
-"""Where an equation came from: the user's file and line, and the module scope."""
+"""Where an equation came from: the user's file and line, the module scope, the rule."""
 
 from __future__ import annotations
+
+import pathlib
 
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.compat import Equation
 from jaxcheck.reports.values import EquationSite
 
+# A line inside one of these stands for the line of the user that called it.
+_FRAMEWORKS = frozenset(
+    ("chex", "distrax", "equinox", "flax", "haiku", "numpyro", "optax", "jaxcheck")
+)
+
 
 def site_of(eqn: Equation) -> EquationSite:
     """Describe the place of ``eqn``; what JAX does not know stays None."""
-    frame = compat.user_frame(eqn)
+    frame = user_frame(eqn)
+    function = compat.rule_function(eqn)
+    derivative = compat.rule_derivative(eqn)
     return EquationSite(
         primitive=eqn.primitive.name,
-        rule=_rule_name(eqn),
-        file=None if frame is None else frame[0],
-        line=None if frame is None else frame[1],
+        rule=None if function is None else function.name,
+        file=None if frame is None else frame.file,
+        line=None if frame is None else frame.line,
         scope=compat.scope(eqn) or None,
+        derivative=None if derivative is None else derivative.name,
+        derivative_file=None if derivative is None else derivative.file,
+        derivative_line=None if derivative is None else derivative.line,
     )
 
 
-def _rule_name(eqn: Equation) -> str | None:
-    if not eqn.primitive.name.startswith("custom_"):
-        return None
-    inner = eqn.params.get("call_jaxpr")
-    if inner is None:
-        return None
-    jaxpr, _ = compat.opened(inner)
-    return getattr(jaxpr.debug_info, "func_name", None)
+def user_frame(eqn: Equation) -> compat.Place | None:
+    """The innermost frame that is the user's own, or else a framework's.
+
+    A custom rule that no frame calls (it is the loss) stands where it is defined.
+    """
+    frames = compat.user_frames(eqn)
+    own = (f for f in frames if not _of_framework(f.file))
+    return next(own, frames[0] if frames else compat.rule_function(eqn))
+
+
+def _of_framework(file: str) -> bool:
+    parts = pathlib.PurePath(file).parts
+    if "site-packages" not in parts:
+        return False
+    inside = parts[len(parts) - parts[::-1].index("site-packages") :]
+    return bool(inside) and inside[0] in _FRAMEWORKS

@@ -51,13 +51,18 @@ class EquationSite:
 
     Attributes:
         primitive: name of the JAX primitive.
-        rule: name of the custom rule it belongs to, if any.
+        rule: name of the function with a custom rule that it calls, if any.
         file: source file of the user's line.
         line: line number in ``file``, counted from 1.
         scope: module scope (``jax.named_scope`` / flax module path).
+        iteration: of each loop around it, outermost first, counted from 0.
         equation: the equation as JAX prints it.
+        derivative: name of the function that is the custom rule.
+        derivative_file: source file of that function.
+        derivative_line: its first line there.
         relative_error: relative error of its local derivative, if measured.
         cures: whether the whole gradient becomes right without it, if tried.
+        detail: a sentence with the numbers that tell most.
     """
 
     primitive: str
@@ -65,14 +70,21 @@ class EquationSite:
     file: str | None = None
     line: int | None = None
     scope: str | None = None
+    iteration: tuple[int, ...] = ()
     equation: str | None = None
+    derivative: str | None = None
+    derivative_file: str | None = None
+    derivative_line: int | None = None
     relative_error: float | None = None
     cures: bool | None = None
+    detail: str | None = None
 
     def __str__(self) -> str:
         place = "" if self.file is None else f" at {self.file}:{self.line}"
         scope = "" if not self.scope else f" in {self.scope}"
-        return f"{self.rule or self.primitive}{place}{scope}"
+        loops = ", ".join(map(str, self.iteration))
+        iteration = f", iteration {loops}" if loops else ""
+        return f"{self.rule or self.primitive}{place}{scope}{iteration}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
