@@ -6,6 +6,7 @@ from jaxcheck.checks import (
     check,
     check_along,
     check_derivatives,
+    locate,
     self_test,
 )
 from jaxcheck.derivatives.report import DerivativeCheck, DerivativeReport
@@ -43,5 +44,6 @@ __all__ = [
     "check",
     "check_along",
     "check_derivatives",
+    "locate",
     "self_test",
 ]

@@ -3,6 +3,7 @@
 from jaxcheck.checks.along import AlongReport, Stage, check_along
 from jaxcheck.checks.derivatives import check_derivatives
 from jaxcheck.checks.gradient import check
+from jaxcheck.checks.places import locate
 from jaxcheck.checks.selftest import self_test
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "check",
     "check_along",
     "check_derivatives",
+    "locate",
     "self_test",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxcheck.checks.asking import ask
+from jaxcheck.checks.places import with_culprits
 from jaxcheck.gradients.examine import examine
 from jaxcheck.gradients.options import (
     Mode,
@@ -15,6 +16,7 @@ from jaxcheck.gradients.options import (
     StopGradient,
 )
 from jaxcheck.gradients.report import GradientReport
+from jaxcheck.reports.values import Verdict
 
 
 def check(
@@ -75,8 +77,8 @@ def check(
         budget: number of loss evaluations for the first pass. What fails may cost more.
         key: a ``jax.random`` key for probes and samples; the default is
             ``jax.random.key(0)``.
-        locate: whether to look for the equation behind a wrong gradient. It has no
-            effect in this version.
+        locate: whether to look for the equations behind a wrong gradient, as
+            :func:`jaxcheck.locate` does.
         progress: None shows progress of long checks on a terminal, True always, False
             never; or a function of (done, total).
 
@@ -111,7 +113,6 @@ def check(
         "atol": atol,
         "budget": budget,
     }
-    del locate  # a culprit is named by jaxcheck.locate, not part of this version
     traced, plan, options, call = ask(
         check,
         loss_fn,
@@ -122,4 +123,7 @@ def check(
         progress=progress,
         given=given,
     )
-    return examine(traced, plan, options, call=call, started=started)
+    examined = examine(traced, plan, options, call=call, started=started)
+    if not locate or examined.report.verdict is not Verdict.WRONG:
+        return examined.report
+    return with_culprits(examined, options, started)

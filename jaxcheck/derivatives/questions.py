@@ -204,7 +204,8 @@ class Questions:
         if not chart.whole:
             options = dataclasses.replace(options, mode="exhaustive", budget=None)
         plan = make_plan(parts.differentiable, options)
-        return examine(traced, plan, options, call=self.call, started=self.started)
+        examined = examine(traced, plan, options, call=self.call, started=self.started)
+        return examined.report
 
     def _chart(self, direction: Direction) -> Chart:
         parts = self.flat.inputs

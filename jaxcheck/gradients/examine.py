@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.gradients.comparison import Tolerances
@@ -22,7 +23,7 @@ from jaxcheck.gradients.options import Options
 from jaxcheck.gradients.plan import Plan
 from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
 from jaxcheck.gradients.report import GradientReport
-from jaxcheck.gradients.verify import Verification
+from jaxcheck.gradients.verify import LeafResult, Verification
 from jaxcheck.gradients.writing import ReportWriter
 from jaxcheck.jaxprs.trace import TracedLoss, in_float64
 from jaxcheck.reports.progress import progress_for
@@ -99,6 +100,20 @@ class Examination:
         return again.verification(plan, options)
 
 
+class Examined(NamedTuple):
+    """A loss whose gradient has been judged.
+
+    Attributes:
+        report: the verdict.
+        verification: how it came about; None if there was nothing to compare.
+        results: what was decided for each leaf.
+    """
+
+    report: GradientReport
+    verification: Verification | None = None
+    results: Sequence[LeafResult] = ()
+
+
 def begin(
     traced: TracedLoss, plan: Plan, options: Options, writer: ReportWriter
 ) -> Examination | GradientReport:
@@ -135,7 +150,7 @@ def begin(
 
 def examine(
     traced: TracedLoss, plan: Plan, options: Options, *, call: str, started: float
-) -> GradientReport:
+) -> Examined:
     """Compare the gradient of a traced loss with differences, and write the report.
 
     Args:
@@ -151,7 +166,7 @@ def examine(
     writer = ReportWriter(traced=traced, options=options, call=call, started=started)
     begun = begin(traced, plan, options, writer)
     if isinstance(begun, GradientReport):
-        return begun
+        return Examined(begun)
     shown = progress_for(options.progress, plan.evaluations, "checking gradients")
     with shown as advance:
         verification = begun.verification(plan, options, advance)
@@ -160,7 +175,8 @@ def examine(
         detached = detached_findings(verification.meter, outcomes)
         switches = switch_findings(verification.meter, outcomes)
     others = [*detached, *switches, *begun.unread]
-    return writer.judged(verification, results, begun.native, begun.reading, others)
+    report = writer.judged(verification, results, begun.native, begun.reading, others)
+    return Examined(report, verification, results)
 
 
 def _readable(programs: Programs) -> tuple[Programs, list[Finding]]:

@@ -37,6 +37,7 @@ class Meter:
     Attributes:
         programs: the compiled programs.
         reading: the gradient under test.
+        seed: the words of the random key.
         scales: step of each leaf.
         noise: absolute uncertainty of one value of the loss.
         transparent: whether every stop_gradient lets moved values through.
@@ -54,7 +55,7 @@ class Meter:
         self.programs = programs
         self.reading = reading
         self.transparent = transparent
-        self._seed = seed
+        self.seed = seed
         self._advance = advance
         rms = reading.rms
         self.scales: FloatArray = np.array(
@@ -242,7 +243,7 @@ class Meter:
             every,
             self.reading,
             self.scales,
-            words=words_of(self._seed, probe or 0),
+            words=words_of(self.seed, probe or 0),
             unit=probe is None,
             relative=relative,
             transparent=transparent,
@@ -325,7 +326,7 @@ class Meter:
             at = np.arange(lo, hi)
             steps = self._own_steps(at) if lane.relative else self._flat[3][at]
         else:
-            words, relative = words_of(self._seed, lane.probe), np.bool_(lane.relative)
+            words, relative = words_of(self.seed, lane.probe), np.bool_(lane.relative)
             with compat.x64(True):
                 steps = np.asarray(
                     self.programs.steps(k, view, self.scales, words, relative)

@@ -90,6 +90,7 @@ class GradientReport(Report):
         leaves: one report a leaf, in the order of ``jax.tree_util.tree_flatten``.
         findings: what else a reader should know.
         culprits: equations that make the gradient wrong, most certain first.
+        not_located: why none is named although one was looked for, or None.
         loss: the loss in the program's own precision.
         relative_difference: the classical ratio |a - n| / (|a| + |n|), in 2-norms,
             over everything that was compared; None if nothing was.
@@ -112,6 +113,7 @@ class GradientReport(Report):
     leaves: tuple[LeafReport, ...]
     findings: tuple[Finding, ...] = ()
     culprits: tuple[EquationSite, ...] = ()
+    not_located: str | None = None
     loss: float = float("nan")
     relative_difference: float | None = None
     grade: str | None = None

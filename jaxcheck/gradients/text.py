@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import math
+import pathlib
 from collections.abc import Iterator
 from typing import IO
 
@@ -91,6 +92,9 @@ def blocks(report: GradientReport) -> Iterator[Block]:
     if report.culprits:
         yield Blank()
         yield from culprit_paragraphs(report.culprits)
+    elif report.not_located:
+        yield Blank()
+        yield labelled("Where:", report.not_located)
     yield Blank()
     yield from closing_paragraphs(report)
 
@@ -301,30 +305,43 @@ def culprit_paragraphs(culprits: tuple[EquationSite, ...]) -> Iterator[Paragraph
     """The equations that make the gradient wrong, most certain first."""
     for number, site in enumerate(culprits[:CULPRITS]):
         label = Span("And:" if number else "Where:", "strong")
-        name = (
-            f"the rule {site.rule} of {site.primitive}" if site.rule else site.primitive
-        )
-        place = "" if site.file is None else f" at {site.file}:{site.line}"
-        scope = f" in {site.scope}" if site.scope else ""
-        yield Paragraph(label, f"{name}{place}{scope}", tuple(culprit_details(site)))
+        yield Paragraph(label, accusation(site), tuple(culprit_details(site)))
     if len(culprits) > CULPRITS:
         more = count(len(culprits) - CULPRITS)
         yield Paragraph(Span(f"… and {more} more, in report.culprits", "quiet"))
 
 
+def accusation(site: EquationSite) -> str:
+    """What is wrong, in a line."""
+    kind = site.primitive.removesuffix("_call")
+    if site.rule:
+        return f"the rule of {kind} `{site.rule}` disagrees with its own function"
+    if kind == "stop_gradient":
+        return "stop_gradient cuts the gradient off"
+    return f"the derivative of {kind} disagrees with its values"
+
+
 def culprit_details(site: EquationSite) -> Iterator[Span]:
-    """What is known about one culprit."""
-    if site.relative_error is not None:
-        error = significant(site.relative_error, 2)
-        yield Span(f"the relative error of its own derivative is {error}")
-    if site.cures is not None:
-        effect = "correct" if site.cures else "still wrong"
-        yield Span(
-            f"without this {'rule' if site.rule else 'equation'} "
-            f"the gradient is {effect}"
-        )
-    if site.equation:
-        yield Span(shortened(site.equation, WIDTH - HANGING), "quiet")
+    """Where it stands, and what is known about it."""
+    places = [f"{_short(site.file)}:{site.line}"] if site.file else []
+    if site.derivative:
+        place = f"{_short(site.derivative_file)}:{site.derivative_line}"
+        places.append(f"rule {site.derivative}, {place}")
+    if site.scope:
+        places.append(f"in {site.scope}")
+    if site.iteration:
+        places.append(f"iteration {', '.join(map(str, site.iteration))}")
+    if places:
+        yield Span("   ".join(places), "strong")
+    for detail in site.details:
+        yield Span(detail)
+    for line in (site.equation or "").splitlines():
+        yield Span(shortened(line, WIDTH - HANGING), "quiet")
+
+
+def _short(file: str | None) -> str:
+    """The name of a file, with its folder; the whole path is in the site."""
+    return "" if file is None else "/".join(pathlib.PurePath(file).parts[-2:])
 
 
 # ---- what stands at the end ----------------------------------------------------------

@@ -156,6 +156,21 @@ def rule_derivative(eqn: Equation) -> Place | None:
     return place
 
 
+def operand_names(eqn: Equation) -> list[str]:
+    """The user's names for an equation's operands, or their numbers."""
+    count = len(eqn.invars)
+    infos = [getattr(eqn.params.get("fwd_jaxpr_thunk"), "debug_info", None)]
+    if (inner := eqn.params.get("call_jaxpr")) is not None:
+        infos.append(opened(inner)[0].debug_info)
+    for info in infos:
+        names = getattr(info, "arg_names", None) or ()
+        held = count - len(names)  # what the function closed over comes first
+        named = all(names) and len(set(names)) == len(names)
+        if names and named and held == eqn.params.get("num_consts", 0):
+            return [*(f"constant {k}" for k in range(held)), *names]
+    return [f"operand {k}" for k in range(count)]
+
+
 def _definition(debug_info: Any) -> Place | None:
     if debug_info is None or debug_info.func_filename is None:
         return None
@@ -186,6 +201,16 @@ def shard_map_options(eqn: Equation) -> dict[str, Any]:
         "mesh": params["mesh"],
         "axis_names": set(axes),
         "check_vma": params["check_vma"],
+    }
+
+
+def manual_axes(eqn: Equation) -> dict[str, int]:
+    """The mesh axes that a shard_map equation splits its operands over, with sizes."""
+    params = eqn.params
+    axes = params.get("manual_axes", params.get("newly_manual_axes"))
+    shape = params["mesh"].shape
+    return {
+        name: int(shape[name]) for name in params["mesh"].axis_names if name in axes
     }
 
 

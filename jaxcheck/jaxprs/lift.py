@@ -34,7 +34,7 @@ from jaxcheck.jaxprs.liveness import transparent_sites
 from jaxcheck.trees import is_inexact
 
 # Primitives that are a call of one nested jaxpr on their own operands.
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -44,8 +44,8 @@ _CALLS = {
     "custom_vmap_call": "call",
     "custom_partitioning": "call",
 }
-_RULES = {"custom_jvp_call": "jvp", "custom_vjp_call": "vjp"}
-_REMAT = ("remat2", "checkpoint", "remat")
+RULES = {"custom_jvp_call": "jvp", "custom_vjp_call": "vjp"}
+REMAT = ("remat2", "checkpoint", "remat")
 # JAX's own primitives that mean something else, or nothing, at another precision.
 _AS_TRACED = (
     "bitcast_convert_type",
@@ -66,6 +66,15 @@ _PRIMITIVE_HOMES = (
     "jax._src.shard_map",
     "jax._src.state.primitives",
 )
+
+
+def has_own_rule(eqn: Equation) -> bool:
+    """Whether its derivative is not JAX's own: a custom rule, a foreign primitive."""
+    name = eqn.primitive.name
+    if name in RULES or name in ("call_hi_primitive", "custom_linear_solve"):
+        return True
+    nested = (*CALLS, *REMAT, "scan", "while", "cond", "shard_map")
+    return name not in nested and eqn.primitive not in _liftable()
 
 
 @functools.cache
@@ -119,16 +128,18 @@ class Lift:
             it for autodiff.
         native_x64: whether 64-bit types were on when the program was traced.
         transparent: stop_gradient equations (by ``id``) that hold nothing constant.
+        plain: equations (by ``id``) whose rule is inlined although others are kept.
     """
 
     dtype: Callable[[Any], Any]
     rules: Literal["inline", "keep"]
     native_x64: bool
     transparent: frozenset[int] = frozenset()
+    plain: frozenset[int] = frozenset()
 
     def run(self, program: Program, args: Sequence[Any]) -> list[Any]:
         """Evaluate ``program`` on raised ``args``; usable under any transformation."""
-        return interpret.interpret(program, args, self._equation, self._raise)
+        return interpret.interpret(program, args, self.equation, self.constant)
 
     def program(self, program: Program) -> Program:
         """The reading of ``program`` as a program of its own."""
@@ -138,18 +149,20 @@ class Lift:
         ]
         return compat.make_program(lambda *args: self.run(program, args), inputs)
 
-    def _raise(self, value: Any) -> Any:
+    def constant(self, value: Any) -> Any:
+        """A constant of the program, raised."""
         return cast(value, self.dtype(value.dtype)) if _has_dtype(value) else value
 
-    def _equation(self, eqn: Equation, values: list[Any]) -> Sequence[Any]:
+    def equation(self, eqn: Equation, values: list[Any]) -> Sequence[Any]:
+        """Outputs of one equation of the program for raised operands."""
         name = eqn.primitive.name
-        if name in _CALLS:
-            return self.run(eqn.params[_CALLS[name]], values)
-        if name in _RULES:
+        if name in CALLS:
+            return self.run(eqn.params[CALLS[name]], values)
+        if name in RULES:
             return self._custom_rule(eqn, values)
         if name == "call_hi_primitive":
             return self._high_level(eqn, values)
-        if name in _REMAT:
+        if name in REMAT:
             return self._remat(eqn, values)
         if name == "custom_linear_solve" and self.rules == "inline":
             return self._solve(eqn, values)
@@ -157,7 +170,7 @@ class Lift:
             return self._shard_map(eqn, values)
         if name in ("debug_callback", "debug_print"):
             return []  # a thousand evaluations must not print a thousand times
-        if name == "stop_gradient" and id(eqn) in self.transparent:
+        if name == "stop_gradient" and id(eqn) in self.transparent | self.plain:
             return values
         if self.dtype is unchanged:
             return compat.bind(eqn, values, self._params(eqn))
@@ -187,7 +200,7 @@ class Lift:
             cast(value, atom.aval.dtype) if _has_dtype(atom.aval) else value
             for atom, value in zip(eqn.invars, values, strict=True)
         ]
-        return [self._raise(out) for out in compat.bind(eqn, operands)]
+        return [self.constant(out) for out in compat.bind(eqn, operands)]
 
     def _remat(self, eqn: Equation, values: list[Any]) -> Sequence[Any]:
         inner = eqn.params["jaxpr"]
@@ -220,7 +233,7 @@ class Lift:
 
     def _custom_rule(self, eqn: Equation, values: list[Any]) -> Sequence[Any]:
         inner = eqn.params["call_jaxpr"]
-        if self.rules == "inline":
+        if self.rules == "inline" or id(eqn) in self.plain:
             return self.run(inner, values)
         rule = _NativeRule(eqn, self.native_x64)
         build = self._jvp_function if rule.kind == "jvp" else self._vjp_function
@@ -230,7 +243,7 @@ class Lift:
         """A primitive with a derivative of its own: read like a custom_jvp function."""
         rule = _NativeRule(eqn, self.native_x64)
         inner = rule.expanded_program()
-        if self.rules == "inline":
+        if self.rules == "inline" or id(eqn) in self.plain:
             return self.run(inner, values)
         return self._jvp_function(rule, inner)(*values)
 
@@ -296,7 +309,7 @@ class _NativeRule:
     def __init__(self, eqn: Equation, native_x64: bool) -> None:
         self.eqn = eqn
         self.native_x64 = native_x64
-        self.kind = _RULES.get(eqn.primitive.name, "jvp")
+        self.kind = RULES.get(eqn.primitive.name, "jvp")
         self.inputs = [compat.struct(v.aval) for v in eqn.invars]
         # what the rule's function closed over comes first, and has no derivative
         self.float_inputs = [
@@ -384,30 +397,35 @@ def _float0(value: Any) -> Any:
     return np.zeros(np.shape(value), jax.dtypes.float0)
 
 
-def lift(
+def reading_of(
     program: Program,
     *,
     rules: Literal["inline", "keep"],
     native: bool,
     native_x64: bool,
-) -> Program:
-    """Read ``program`` in float64 (or, if ``native``, in its own dtypes).
-
-    Must be called with 64-bit types on.
+    plain: frozenset[int] = frozenset(),
+) -> Lift:
+    """How to read ``program`` in float64 (or, if ``native``, in its own dtypes).
 
     Args:
         program: what ``jax.make_jaxpr`` returned.
         rules: whether custom rules are inlined or kept, see the module's docstring.
         native: keep the program's own dtypes.
         native_x64: whether 64-bit types were on when ``program`` was traced.
-
-    Returns:
-        A program of the same inputs and outputs, floats raised.
+        plain: equations (by ``id``) whose rule is inlined in any case.
     """
-    reading = Lift(
+    return Lift(
         dtype=unchanged if native else raised,
         rules=rules,
         native_x64=native_x64,
         transparent=transparent_sites(program) if rules == "inline" else frozenset(),
+        plain=plain,
     )
-    return reading.program(program)
+
+
+def lift(program: Program, **how: Any) -> Program:
+    """``program`` as ``reading_of`` reads it: same inputs and outputs, floats raised.
+
+    Must be called with 64-bit types on; the arguments are those of ``reading_of``.
+    """
+    return reading_of(program, **how).program(program)

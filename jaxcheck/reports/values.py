@@ -56,13 +56,13 @@ class EquationSite:
         line: line number in ``file``, counted from 1.
         scope: module scope (``jax.named_scope`` / flax module path).
         iteration: of each loop around it, outermost first, counted from 0.
-        equation: the equation as JAX prints it.
+        equation: the equation among its neighbors, marked, a line each.
         derivative: name of the function that is the custom rule.
         derivative_file: source file of that function.
         derivative_line: its first line there.
         relative_error: relative error of its local derivative, if measured.
         cures: whether the whole gradient becomes right without it, if tried.
-        detail: a sentence with the numbers that tell most.
+        details: what else is known, with numbers, a sentence each.
     """
 
     primitive: str
@@ -77,7 +77,7 @@ class EquationSite:
     derivative_line: int | None = None
     relative_error: float | None = None
     cures: bool | None = None
-    detail: str | None = None
+    details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = "" if self.file is None else f" at {self.file}:{self.line}"
