@@ -37,7 +37,7 @@ def _state_is_left_as_found():
 
 
 # Tables that tests import; --doctest-modules would import them a second time.
-collect_ignore_glob = ["programs/*", "catalogue/*"]
+collect_ignore_glob = ["programs/*", "catalogue/*", "located/*"]
 
 # Whole files that are left out unless asked for with -m "slow or not slow": grids over
 # programs, dtypes and frameworks, which take longer than everything else together.
