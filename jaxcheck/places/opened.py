@@ -34,7 +34,6 @@ from jaxcheck.reports.values import Verdict
 from jaxcheck.trees import is_inexact, partition
 
 Array = Any
-_PER_CHECK = 2_000  # loss evaluations of the first pass of one equation's check
 
 
 class Scene(NamedTuple):
@@ -194,7 +193,12 @@ def _checked(
     with compat.x64(x64):
         parts = partition(moving)
         traced = trace_loss(loss, parts, (), has_aux=False)
-        asked = Options(rtol=options.rtol, seed=options.seed, progress=False)
+        asked = Options(
+            rtol=options.rtol,
+            seed=options.seed,
+            stop_gradient=options.stop_gradient,
+            progress=False,
+        )
         plan = make_plan(parts.differentiable, asked)
         started = time.perf_counter()
         return examine(traced, plan, asked, call="", started=started).report
@@ -222,10 +226,11 @@ def _detail(
     rule = significant(numbers[0], digits)
     own = with_error_bar(numbers[1], numbers[2], digits)
     at = f"{name}{index} = {significant(_plain(value), 3)}"
+    who = "the rule" if compat.rule_function(site.equation) else "autodiff"
     if scale:
-        text = f"at {at} the rule gives {rule}, the function's derivative is {own}"
+        text = f"at {at} {who} gives {rule}, the function's derivative is {own}"
     else:
-        text = f"the rule's cotangent of {at} is {rule}, by differences {own}"
+        text = f"the cotangent of {at} is {rule} by {who}, {own} by differences"
     if leaf.pattern:
         text += f"; {leaf.pattern}"
     return text

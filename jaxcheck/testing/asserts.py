@@ -60,7 +60,7 @@ def assert_gradients_correct(
         atol: absolute tolerance beyond the error bar.
         budget: the number of loss evaluations that may be spent.
         key: random key of the probes.
-        locate: no effect in this version.
+        locate: whether to look for the equations behind a wrong gradient.
         progress: None shows a bar on a terminal if it takes long; True and False force
             it; a function is called with ``(done, total)``.
 
