@@ -202,13 +202,16 @@ def equinox_mlp_forgets_a_constant(rng, faulty):
 @FAULTS.add(culprit("soft_sign", "haiku MLP"))
 def haiku_mlp_forgets_a_constant(rng, faulty):
     activation = wrong_erf_activation(faulty)
-    net = hk.without_apply_rng(
-        hk.transform(lambda x: hk.nets.MLP([6, 2], activation=activation)(x))  # noqa: PLW0108
-    )
+
+    def forward(x):
+        net = hk.nets.MLP([6, 2], activation=activation)
+        return net(x)  # rule: haiku MLP
+
+    net = hk.without_apply_rng(hk.transform(forward))
     x = normal(rng, 4, 3)
 
     def loss(params, x, y):
-        out = net.apply(params, x)  # rule: haiku MLP
+        out = net.apply(params, x)
         return jnp.mean((out - y) ** 2)
 
     params = net.init(jax.random.key(0), x)

@@ -218,13 +218,14 @@ def haiku_rnn_reads_a_stale_output(rng, faulty):
 
     def forward(xs):
         core = hk.DeepRNN([hk.GRU(4), activation, hk.Linear(2)])
-        return hk.dynamic_unroll(core, xs, core.initial_state(2))[0]
+        start = core.initial_state(2)
+        return hk.dynamic_unroll(core, xs, start)[0]  # rule: haiku unroll
 
     net = hk.without_apply_rng(hk.transform(forward))
     xs = normal(rng, 5, 2, 3)
 
     def loss(params, xs):
-        out = net.apply(params, xs)  # rule: haiku unroll
+        out = net.apply(params, xs)
         return jnp.mean(out**2)
 
     return Program(loss, net.init(jax.random.key(0), xs), (xs,))
