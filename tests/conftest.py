@@ -58,6 +58,7 @@ SLOW_FILES = {
     "test_fingerprint.py",
     "test_interpret.py",
     "test_lift.py",
+    "test_located_faults.py",
     "test_magnitudes.py",
     "test_onehot.py",
     "test_perturb.py",

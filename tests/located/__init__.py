@@ -6,7 +6,9 @@ from . import (
     faults_convolution,
     faults_dense,
     faults_graphs,
+    faults_implicit,
     faults_kernels,
+    faults_losses,
     faults_recurrent,
     models_learning,
     models_science,
@@ -16,9 +18,11 @@ from . import (
 
 FAULTS = (
     *faults_dense.FAULTS,
+    *faults_losses.FAULTS,
     *faults_convolution.FAULTS,
     *faults_attention.FAULTS,
     *faults_recurrent.FAULTS,
+    *faults_implicit.FAULTS,
     *faults_algebra.FAULTS,
     *faults_graphs.FAULTS,
     *faults_kernels.FAULTS,

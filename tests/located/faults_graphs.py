@@ -127,8 +127,10 @@ def expert_loss(rng, route):
     return Program(loss, params, (normal(rng, 6, 4), jnp.array([0, 1, 2, 1, 0, 2])))
 
 
-@FAULTS.add(culprit("glu", "expert of a switch"))
+@FAULTS.add(culprit("glu", "expert of a switch", (2,), (5,)))
 def one_expert_of_a_switch_swaps_value_and_gate(rng, faulty):
+    """Only tokens 2 and 5 are sent to the expert whose rule is wrong."""
+
     def glu(x):
         value, gate = jnp.split(x, 2)
         return value * jax.nn.sigmoid(gate)
