@@ -43,7 +43,14 @@ def test_every_marked_line_belongs_to_a_fault():
     assert used == set(marked_lines())
 
 
-@pytest.mark.parametrize("case", FAULTS, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        # every eighth in the default run: tracing all of them takes a minute
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if n % 8 else [])
+        for n, case in enumerate(FAULTS)
+    ],
+)
 def test_the_rule_is_called_where_its_mark_stands(case):
     fault = case()
     params = partition(fault.params)
