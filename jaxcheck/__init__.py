@@ -6,6 +6,7 @@ from jaxcheck.checks import (
     check,
     check_along,
     check_derivatives,
+    gradient_flow,
     locate,
     self_test,
 )
@@ -13,6 +14,7 @@ from jaxcheck.derivatives.report import DerivativeCheck, DerivativeReport
 from jaxcheck.errors import GradientError, InvalidInputError, JaxcheckError
 from jaxcheck.gradients.planting import PlantedFault, SelfTestReport
 from jaxcheck.gradients.report import Coordinate, GradientReport, LeafReport
+from jaxcheck.places.flow_report import FlowLeaf, FlowReport, FlowUse, SourceLine
 from jaxcheck.reports.values import EquationSite, Finding, Verdict
 from jaxcheck.testing.asserts import (
     assert_derivatives_correct,
@@ -29,6 +31,9 @@ __all__ = [
     "DerivativeReport",
     "EquationSite",
     "Finding",
+    "FlowLeaf",
+    "FlowReport",
+    "FlowUse",
     "GradientError",
     "GradientReport",
     "InvalidInputError",
@@ -36,6 +41,7 @@ __all__ = [
     "LeafReport",
     "PlantedFault",
     "SelfTestReport",
+    "SourceLine",
     "Stage",
     "Verdict",
     "__version__",
@@ -44,6 +50,7 @@ __all__ = [
     "check",
     "check_along",
     "check_derivatives",
+    "gradient_flow",
     "locate",
     "self_test",
 ]

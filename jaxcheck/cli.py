@@ -142,6 +142,13 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     add("--rtol", type=float, metavar="X", help="relative tolerance")
     add("--atol", type=float, metavar="X", help="absolute tolerance")
     add("--budget", type=int, metavar="N", help="loss evaluations that may be spent")
+    add(
+        "--expect-zero",
+        action="append",
+        metavar="PLACE",
+        help="a leaf path, FILE.py:LINE or FILE.py:FUNCTION where no gradient is "
+        "expected; may be given again",
+    )
     add("--seed", type=int, metavar="N", help="the key is jax.random.key(N)")
     add("--has-aux", action="store_true", help="loss_fn returns (loss, aux)")
     add(

@@ -61,6 +61,16 @@ def is_inexact(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
+def lies_under(path: str, root: str) -> bool:
+    """Whether ``path`` is ``root`` or that of a leaf in the subtree there.
+
+    Example:
+        >>> lies_under("['net']['w']", "['net']"), lies_under(".network", ".net")
+        (True, False)
+    """
+    return path == root or (path.startswith(root) and path[len(root)] in "[.")
+
+
 def flatten_with_none(tree: Any) -> tuple[list[tuple[Any, Any]], Any]:
     """``tree_flatten_with_path`` that keeps None as a leaf, so that it is reported."""
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)

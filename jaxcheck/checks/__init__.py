@@ -2,6 +2,7 @@
 
 from jaxcheck.checks.along import AlongReport, Stage, check_along
 from jaxcheck.checks.derivatives import check_derivatives
+from jaxcheck.checks.flow import gradient_flow
 from jaxcheck.checks.gradient import check
 from jaxcheck.checks.places import locate
 from jaxcheck.checks.selftest import self_test
@@ -12,6 +13,7 @@ __all__ = [
     "check",
     "check_along",
     "check_derivatives",
+    "gradient_flow",
     "locate",
     "self_test",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxcheck.checks.asking import ask
@@ -16,6 +16,12 @@ from jaxcheck.gradients.options import (
     StopGradient,
 )
 from jaxcheck.gradients.report import GradientReport
+from jaxcheck.places.expectations import (
+    held_against,
+    read_expectation,
+    require_known,
+)
+from jaxcheck.places.flow import flow_of
 from jaxcheck.reports.values import Verdict
 
 
@@ -32,6 +38,7 @@ def check(
     rtol: float = 1e-6,
     atol: float = 0.0,
     budget: int | None = None,
+    expect_zero: Sequence[str] = (),
     key: Any = None,
     locate: bool = True,
     progress: Progress = None,
@@ -75,6 +82,10 @@ def check(
         rtol: relative tolerance for each comparison.
         atol: absolute tolerance, in units of the gradient.
         budget: number of loss evaluations for the first pass. What fails may cost more.
+        expect_zero: where no gradient is expected, so that any is WRONG: paths of
+            leaves or subtrees (``"['target']"``), places that leaves are used through,
+            as a line or a function (``"dqn.py:31"``, ``"dqn.py:bootstrap"``), or both
+            (``"['q'] at dqn.py:31"``). See :func:`jaxcheck.gradient_flow`.
         key: a ``jax.random`` key for probes and samples; the default is
             ``jax.random.key(0)``.
         locate: whether to look for the equations behind a wrong gradient, as
@@ -112,6 +123,7 @@ def check(
         "rtol": rtol,
         "atol": atol,
         "budget": budget,
+        "expect_zero": expect_zero,
     }
     traced, plan, options, call = ask(
         check,
@@ -123,7 +135,11 @@ def check(
         progress=progress,
         given=given,
     )
+    expectations = [read_expectation(text) for text in expect_zero]
+    flows = flow_of(traced).leaves if expectations else ()
+    require_known(expectations, traced.params.leaves, flows, traced.program)
     examined = examine(traced, plan, options, call=call, started=started)
-    if not locate or examined.report.verdict is not Verdict.WRONG:
-        return examined.report
-    return with_culprits(examined, options, started)
+    report = examined.report
+    if locate and report.verdict is Verdict.WRONG:
+        report = with_culprits(examined, options, started)
+    return held_against(report, flows, expectations)

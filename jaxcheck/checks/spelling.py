@@ -37,8 +37,8 @@ def spelled(
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        items: tuple[Any, ...] = value
+    if isinstance(value, tuple | list):
+        items: Sequence[Any] = value  # pyright: ignore[reportUnknownVariableType]
         return all(map(_is_plain, items))
     return isinstance(value, str | int | float | None)
 

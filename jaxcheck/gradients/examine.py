@@ -28,7 +28,7 @@ from jaxcheck.gradients.writing import ReportWriter
 from jaxcheck.jaxprs.trace import TracedLoss, in_float64
 from jaxcheck.reports.progress import progress_for
 from jaxcheck.reports.values import Finding
-from jaxcheck.trees import Leaf
+from jaxcheck.trees import Leaf, lies_under
 
 # Two tracings of one loss give the same value up to this, or they are two losses.
 _SAME = 1e-4
@@ -172,7 +172,11 @@ def examine(
         verification = begun.verification(plan, options, advance)
         results = verification.run()
         outcomes = [result.outcome for result in results]
-        detached = detached_findings(verification.meter, outcomes)
+        intended = [
+            any(lies_under(leaf.path, root) for root in options.expect_zero)
+            for leaf in begun.programs.leaves
+        ]
+        detached = detached_findings(verification.meter, outcomes, intended)
         switches = switch_findings(verification.meter, outcomes)
     others = [*detached, *switches, *begun.unread]
     report = writer.judged(verification, results, begun.native, begun.reading, others)

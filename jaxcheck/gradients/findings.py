@@ -169,11 +169,18 @@ def program_findings(
     return found
 
 
-def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Finding]:
+def detached_findings(
+    meter: Meter, outcomes: Sequence[LeafOutcome], intended: Sequence[bool]
+) -> list[Finding]:
     """Which stop_gradient cuts how much of which leaf's gradient off.
 
     All leaves together are probed once as written and once with every site looked
     through; only if the two differ is each leaf probed, and each site tried alone.
+
+    Args:
+        meter: measures.
+        outcomes: one a leaf.
+        intended: for each leaf, whether its gradient is meant to be cut off.
     """
     sites = meter.programs.sites
     if not sites or meter.transparent:
@@ -186,7 +193,7 @@ def detached_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Fin
     found: list[Finding] = []
     shares: dict[int, list[tuple[float, str]]] = {}
     together: list[tuple[float, str]] = []
-    for leaf in np.flatnonzero(cut):
+    for leaf in np.flatnonzero(cut & ~np.asarray(intended)):
         for site in range(len(sites)):
             alone = meter.through_site(lanes[leaf], site)
             change = abs(alone - float(frozen.numerical[leaf]))

@@ -34,6 +34,7 @@ class Options:
         rtol: relative tolerance.
         atol: absolute tolerance.
         budget: number of loss evaluations of the first pass, or None.
+        expect_zero: where no gradient is expected.
         seed: the words of the random key.
         progress: how progress is shown.
     """
@@ -46,6 +47,7 @@ class Options:
     rtol: float = 1e-6
     atol: float = 0.0
     budget: int | None = None
+    expect_zero: Sequence[str] = ()
     seed: tuple[int, ...] = (0, 0)  # what jax.random.key(0) holds
     progress: Progress = None
 
@@ -73,6 +75,8 @@ def read_options(caller: str, *, key: Any, **given: Any) -> Options:
             _require_tolerance(caller, name, value)
         elif name in ("samples", "directions", "budget") and value is not None:
             require_count(caller, name, value, ", or None")
+        elif name == "expect_zero":
+            _require_texts(caller, name, value)
     return Options(seed=read_key(caller, key), **given)
 
 
@@ -102,6 +106,15 @@ def _require_tolerance(caller: str, name: str, value: Any) -> None:
     if not (real and 0 <= float(value) < math.inf):  # pyright: ignore[reportUnknownArgumentType, reportArgumentType]
         raise InvalidInputError(
             f"`{caller}({name}={value!r})` must be a non-negative finite number."
+        )
+
+
+def _require_texts(caller: str, name: str, value: Any) -> None:
+    items: list[Any] = list(value) if isinstance(value, list | tuple) else [None]  # pyright: ignore[reportUnknownArgumentType]
+    if not all(isinstance(item, str) and item for item in items):
+        raise InvalidInputError(
+            f"`{caller}({name}={value!r})` must be a list of paths or places, e.g. "
+            '["[\'target\']", "dqn.py:31"].'
         )
 
 

@@ -47,7 +47,7 @@ CULPRITS = 4
 # Below this nobody's training notices; bfloat16 (7.8e-3) is always above it.
 NOTABLE_PRECISION = 1e-3
 PRECISION_KINDS = frozenset({"precision_loss", "lowered_precision"})
-ERROR_KINDS = frozenset({"wrong_derivative", "nan_gradient", "nan_loss"})
+ERROR_KINDS = frozenset({"wrong_derivative", "attached", "nan_gradient", "nan_loss"})
 
 TONES: dict[Verdict, Tone] = {
     Verdict.CORRECT: "good",

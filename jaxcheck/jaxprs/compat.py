@@ -126,12 +126,16 @@ class Place(NamedTuple):
     name: str
     file: str
     line: int
+    column: int = 0
 
 
 def user_frames(eqn: Equation) -> list[Place]:
     """The frames that are not JAX's own or the standard library's, innermost first."""
     frames = source_info_util.user_frames(eqn.source_info.traceback)
-    return [Place(f.function_name, f.file_name, f.start_line) for f in frames]
+    return [
+        Place(f.function_name, f.file_name, f.start_line, f.start_column)
+        for f in frames
+    ]
 
 
 def rule_function(eqn: Equation) -> Place | None:

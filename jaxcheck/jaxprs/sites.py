@@ -10,8 +10,10 @@ from jaxcheck.reports.values import EquationSite
 
 # A line inside one of these stands for the line of the user that called it.
 _FRAMEWORKS = frozenset(
-    ("chex", "distrax", "equinox", "flax", "haiku", "numpyro", "optax", "jaxcheck")
+    ("chex", "distrax", "equinox", "flax", "haiku", "numpyro", "optax")
 )
+# The lines that trace a loss.
+_OURS = str(pathlib.Path(__file__).parents[1])
 
 
 def site_of(eqn: Equation) -> EquationSite:
@@ -36,9 +38,14 @@ def user_frame(eqn: Equation) -> compat.Place | None:
 
     A custom rule that no frame calls (it is the loss) stands where it is defined.
     """
-    frames = compat.user_frames(eqn)
-    own = (f for f in frames if not _of_framework(f.file))
-    return next(own, frames[0] if frames else compat.rule_function(eqn))
+    own = own_frames(eqn)
+    return own[0] if own else compat.rule_function(eqn)
+
+
+def own_frames(eqn: Equation) -> list[compat.Place]:
+    """The frames that are the user's own, innermost first, or else a framework's."""
+    frames = [f for f in compat.user_frames(eqn) if not f.file.startswith(_OURS)]
+    return [f for f in frames if not _of_framework(f.file)] or frames
 
 
 def _of_framework(file: str) -> bool:

@@ -1,1 +1,1 @@
-"""Where is it wrong?"""
+"""Where is it wrong, and where does it come from?"""

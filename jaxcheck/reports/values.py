@@ -28,6 +28,7 @@ class Verdict(enum.Enum):
 FindingKind = Literal[
     "wrong_derivative",
     "detached",
+    "attached",
     "dead",
     "nan_gradient",
     "nan_loss",
@@ -106,8 +107,36 @@ class Finding:
     remedy: str | None = None
 
 
-class Report:
-    """Behavior that all reports share; subclasses are frozen dataclasses."""
+class Record:
+    """What a frozen dataclass of plain values can do: be compared, and become JSON."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} has no truth value; look at its attributes"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        # by content, NaN equal to NaN: a report of a NaN equals its own copy
+        if type(self) is not type(other):
+            return NotImplemented
+        return plain(self) == plain(other)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(plain(self), sort_keys=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content as plain JSON-able data; NaN and infinities become strings."""
+        return plain(self)
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """``to_dict`` as a JSON text that strict parsers accept."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+class Report(Record):
+    """A record with a verdict; subclasses are frozen dataclasses."""
 
     __slots__ = ()
     error_class: ClassVar[type[CheckFailedError]] = CheckFailedError
@@ -124,15 +153,6 @@ class Report:
             "use report.passed, or report.raise_if_failed()"
         )
 
-    def __eq__(self, other: object) -> bool:
-        # by content, NaN equal to NaN: a report of a NaN equals its own copy
-        if type(self) is not type(other):
-            return NotImplemented
-        return plain(self) == plain(other)
-
-    def __hash__(self) -> int:
-        return hash(json.dumps(plain(self), sort_keys=True))
-
     def raise_if_failed(self) -> None:
         """Raise ``error_class`` with this report unless the verdict is ``CORRECT``."""
         if not self.passed:
@@ -141,10 +161,6 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """This report as plain JSON-able data; NaN and infinities become strings."""
         return {"passed": self.passed, **plain(self)}
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """``to_dict`` as a JSON text that strict parsers accept."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
 
 def plain(value: Any) -> Any:

@@ -32,6 +32,7 @@ def assert_gradients_correct(
     rtol: float = 1e-6,
     atol: float = 0.0,
     budget: int | None = None,
+    expect_zero: Sequence[str] = (),
     key: jax.Array | None = None,
     locate: bool = True,
     progress: Progress = None,
@@ -59,6 +60,7 @@ def assert_gradients_correct(
         rtol: relative tolerance beyond the error bar.
         atol: absolute tolerance beyond the error bar.
         budget: the number of loss evaluations that may be spent.
+        expect_zero: where no gradient is expected; see :func:`jaxcheck.check`.
         key: random key of the probes.
         locate: whether to look for the equations behind a wrong gradient.
         progress: None shows a bar on a terminal if it takes long; True and False force
@@ -87,6 +89,7 @@ def assert_gradients_correct(
         rtol=rtol,
         atol=atol,
         budget=budget,
+        expect_zero=expect_zero,
         key=key,
         locate=locate,
         progress=progress,
