@@ -25,7 +25,7 @@ LEAVES = {
     "digits_mlp_nnx": ([".hidden.kernel", ".norm.scale"], ".output.kernel"),
     "digits_rnn_scan": ([".input", ".recurrent", ".bias"], ".readout"),
 }
-# Checked for more than the derivative, each with a test of its own.
+# Their question is another one; each has a test of its own.
 OTHERS = {"dqn"}
 EXAMPLES = [example for example in EVERY if example.stem not in OTHERS]
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxcheck
 from jaxcheck import InvalidInputError, Verdict, check, gradient_flow
 from jaxcheck.locate import flow
 
@@ -570,7 +571,7 @@ def test_many_leaves_with_one_use_are_folded():
     )
     assert "['w3']" in text
     assert "['w4']" not in text
-    assert "… and 29 more leaves that are used in one place each" in text
+    assert "  … and 29 more leaves with a single use" in text
 
 
 def test_with_aux():
@@ -781,6 +782,13 @@ def test_what_names_nothing_is_refused(case):
     given, message = UNKNOWN[case]
     with pytest.raises(InvalidInputError, match=message):
         check(attached_target, TWINS, expect_zero=[given])
+
+
+def test_the_assert_takes_expectations():
+    expected = {"expect_zero": ["['target']"]}
+    jaxcheck.assert_gradients_correct(detached_target, TWINS, **expected)
+    with pytest.raises(jaxcheck.GradientError, match="expected no gradient here"):
+        jaxcheck.assert_gradients_correct(attached_target, TWINS, **expected)
 
 
 @pytest.mark.parametrize("given", ["['target']", [3], [""], 7])

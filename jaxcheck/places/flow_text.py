@@ -23,7 +23,6 @@ from jaxcheck.reports.tables import (
     Block,
     Headline,
     Line,
-    Paragraph,
     Span,
     Tone,
     columns_of,
@@ -66,10 +65,7 @@ def blocks(report: FlowReport) -> Iterator[Block]:
     yield Headline(Span(head, "strong"), Span(context, "quiet"))
     yield Blank()
     shown, folded = _shown(report)
-    yield LeafFlows(tuple(shown))
-    if folded:
-        remark = f"… and {count(folded)} more leaves that are used in one place each"
-        yield Paragraph(Span(" " * INDENT + remark, "quiet"))
+    yield LeafFlows(tuple(shown), folded)
     yield Blank()
     yield labelled("Reproduce:", report.call)
     yield labelled("Cost:", duration(report.seconds))
@@ -99,9 +95,15 @@ _TITLES = _Cells("share", "norm", "used by", "at", "")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LeafFlows:
-    """Every leaf with its uses, columns aligned over all leaves."""
+    """Leaves with their uses, columns aligned over all of them.
+
+    Attributes:
+        leaves: those to list.
+        folded: how many are left out, used in one place each.
+    """
 
     leaves: tuple[FlowLeaf, ...]
+    folded: int = 0
 
     def lines(self, width: int) -> Iterator[Line]:
         """A line for the leaf, one for each use, and one for what carries nothing."""
@@ -118,6 +120,10 @@ class LeafFlows:
             for cells in rows[id(leaf)]:
                 yield _aligned(cells, widths, width)
             yield from _remarks(leaf, width)
+        if self.folded:
+            more = counted(self.folded, "more leaf", "more leaves")
+            remark = f"… and {more} with a single use"
+            yield from indented(Span(remark, "quiet"), width, INDENT)
 
 
 def _gradient(leaf: FlowLeaf) -> str:

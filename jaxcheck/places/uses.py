@@ -1,12 +1,9 @@
-"""Where a program uses each of its inputs, and the same program with a copy for each.
+"""Where a program uses each of its inputs.
 
 What merely passes a value on (a cast, a transpose, a slice, ``stop_gradient``) is
 followed to the equations that do something with it, through calls, loops, branches,
 remat and shard_map. A custom rule is an equation like any other: its rule speaks for
 what is inside.
-
-In the program with copies every use reads a copy of its own. The gradient by a copy is
-what flows back through that one use, and the copies' gradients add up to the input's.
 """
 
 from __future__ import annotations
@@ -14,26 +11,21 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import jax
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Place, Program
 from jaxcheck.jaxprs.sites import own_frames
 from jaxcheck.trees import is_inexact
 
-Array = Any
 # Which equation, and through which calls: the ``id`` of each equation on the way down,
 # and after each that is entered, which of its programs; at the end of a use, which
 # operand, or (-1, -2, ...) which output of the program.
 Address = tuple[int, ...]
-Copies = dict[int, Array]  # one input for several uses, by number of the use
 
-_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
-_REMAT = frozenset({"remat2", "checkpoint", "remat"})
-_ENTERED = frozenset({"scan", "cond", "shard_map"}) | _REMAT
+CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
+_ENTERED = CALLS | {"scan", "cond", "shard_map", "remat2", "checkpoint", "remat"}
 _PASSES_ON = frozenset(
     {
         "broadcast_in_dim",
@@ -93,23 +85,6 @@ def uses_of(program: Program) -> list[Use]:
     return finder.uses()
 
 
-def with_copies(program: Program, uses: Sequence[Use]) -> Program:
-    """``program`` as a function of one copy of an input for each use.
-
-    64-bit types must be on or off as they were when ``program`` was traced.
-    """
-    avals = compat.input_avals(program)
-    copier = _Copier(uses)
-
-    def run(*copies: Array) -> list[Array]:
-        inputs: list[Copies] = [{} for _ in avals]
-        for number, use in enumerate(uses):
-            inputs[use.input][number] = copies[number]
-        return copier.settled(program, ())(*inputs)
-
-    return compat.make_program(run, [compat.struct(avals[u.input]) for u in uses])
-
-
 def passes_on(eqn: Equation, operands: Sequence[Any]) -> bool:
     """Whether an equation hands its first operand on; ``operands``: None if no input's.
 
@@ -123,10 +98,9 @@ def passes_on(eqn: Equation, operands: Sequence[Any]) -> bool:
 
 def entered(eqn: Equation) -> list[Program]:
     """The nested programs that an equation's operands go into, if they are followed."""
-    name = eqn.primitive.name
-    if name in _CALLS or name in _ENTERED:
-        return list(interpret.nested_programs(eqn))
-    return []
+    if eqn.primitive.name not in _ENTERED:
+        return []
+    return list(interpret.nested_programs(eqn))
 
 
 def kept_carries(eqn: Equation) -> set[int]:
@@ -135,9 +109,6 @@ def kept_carries(eqn: Equation) -> set[int]:
     jaxpr, _ = compat.opened(eqn.params["jaxpr"])
     carried = range(n_consts, n_consts + n_carry)
     return {i for i in carried if jaxpr.outvars[i - n_consts] is jaxpr.invars[i]}
-
-
-# ---- finding them
 
 
 class _Trail(NamedTuple):
@@ -202,7 +173,7 @@ class _Finder:
     def note_outputs(self, trails: Sequence[_Trail | None], here: _Here) -> None:
         """Remember which outputs of a program are inputs."""
         for j, trail in enumerate(trails):
-            self.note(trail, here, _output(j))
+            self.note(trail, here, output_slot(j))
 
     def uses(self) -> list[Use]:
         """What has been noted."""
@@ -233,7 +204,7 @@ class _Finder:
                 self.note(trail, here, slot)
             return [None] * len(eqn.outvars)
         inner = [trail and trail.past(here.address) for trail in operands]
-        if eqn.primitive.name in _CALLS:
+        if eqn.primitive.name in CALLS:
             return self.program(programs[0], inner, here.inside(0))
         if eqn.primitive.name == "scan":
             return self._scan(eqn, operands, inner, here)
@@ -276,149 +247,6 @@ def calls_of(equations: Sequence[Equation]) -> tuple[Place, ...]:
     return tuple(itertools.chain.from_iterable(inside_out))
 
 
-def _output(number: int) -> int:
+def output_slot(number: int) -> int:
     """Where an address says operand: that it is an output."""
     return -1 - number
-
-
-# ---- giving each a copy
-
-
-class _Copier:
-    """Runs a program in which an input is a dict of copies, one for each use."""
-
-    def __init__(self, uses: Sequence[Use]) -> None:
-        self._used: Mapping[Address, set[int]] = collections.defaultdict(set)
-        self._passed: Mapping[Address, set[int]] = collections.defaultdict(set)
-        for number, use in enumerate(uses):
-            for address in use.addresses:
-                self._used[address].add(number)
-            for address in use.through:
-                self._passed[address].add(number)
-
-    def own(self, value: Any, address: Address) -> Array:
-        """The copy for the operand or output at ``address``."""
-        if not isinstance(value, dict):
-            return value
-        (copy,) = (c for n, c in value.items() if n in self._used[address])
-        return copy
-
-    def program(
-        self, program: Program, values: Sequence[Any], address: Address
-    ) -> list[Any]:
-        """Outputs of a program; copies go in, and may come out."""
-
-        def rule(eqn: Equation, operands: list[Any]) -> Sequence[Any]:
-            if not any(isinstance(value, dict) for value in operands):
-                return compat.bind(eqn, operands)
-            return self._equation(eqn, operands, (*address, id(eqn)))
-
-        return interpret.interpret(program, values, rule, lambda c: c)
-
-    def settled(self, program: Program, address: Address) -> Callable[..., list[Array]]:
-        """``program`` as a function whose outputs are no copies any more."""
-
-        def run(*values: Any) -> list[Array]:
-            outputs = self.program(program, values, address)
-            return [self.own(v, (*address, _output(j))) for j, v in enumerate(outputs)]
-
-        return run
-
-    def _equation(
-        self, eqn: Equation, operands: list[Any], address: Address
-    ) -> Sequence[Any]:
-        is_copied = [v if isinstance(v, dict) else None for v in operands]
-        if passes_on(eqn, is_copied):
-            return self._pass_on(eqn, operands, address)
-        programs = entered(eqn)
-        if not programs:
-            own = [self.own(v, (*address, i)) for i, v in enumerate(operands)]
-            return compat.bind(eqn, own)
-        inner = [self._onward(v, address) for v in operands]
-        name = eqn.primitive.name
-        if name in _CALLS:
-            return self.program(programs[0], inner, (*address, 0))
-        if name == "scan":
-            return self._scan(eqn, operands, inner, address)
-        runs = [self.settled(p, (*address, k)) for k, p in enumerate(programs)]
-        if name == "cond":
-            index = self.own(operands[0], (*address, 0))
-            return jax.lax.switch(index, runs, *inner[1:])
-        if name == "shard_map":
-            return self._shard_map(eqn, runs[0], inner)
-        if eqn.params.get("differentiated"):
-            return runs[0](*inner)
-        remat = jax.checkpoint(
-            runs[0],
-            prevent_cse=eqn.params["prevent_cse"],
-            policy=eqn.params["policy"],
-        )
-        return remat(*inner)
-
-    def _onward(self, value: Any, address: Address) -> Any:
-        """Of copies, those that the equation at ``address`` passes on."""
-        if not isinstance(value, dict):
-            return value
-        return {n: copy for n, copy in value.items() if n in self._passed[address]}
-
-    def _pass_on(
-        self, eqn: Equation, operands: list[Any], address: Address
-    ) -> list[Copies]:
-        outputs: list[Copies] = [{} for _ in eqn.outvars]
-        for number, copy in self._onward(operands[0], address).items():
-            for output, value in zip(
-                outputs, compat.bind(eqn, [copy, *operands[1:]]), strict=True
-            ):
-                output[number] = value
-        return outputs
-
-    def _scan(
-        self,
-        eqn: Equation,
-        operands: list[Any],
-        inner: list[Any],
-        address: Address,
-    ) -> list[Any]:
-        n_consts, n_carry = compat.scan_sizes(eqn)
-        n_fixed = n_consts + n_carry
-        kept = {i for i in kept_carries(eqn) if isinstance(operands[i], dict)}
-        moving = [i for i in range(n_consts, n_fixed) if i not in kept]
-        outer = inner[:n_fixed]
-        inside = (*address, 0)
-
-        def body(carried: list[Array], x: list[Any]) -> tuple[list[Any], list[Any]]:
-            for i, value in zip(moving, carried, strict=True):
-                outer[i] = value
-            out = self.program(eqn.params["jaxpr"], [*outer, *x], inside)
-            own = {
-                j: self.own(v, (*inside, _output(j)))
-                for j, v in enumerate(out)
-                if n_consts + j not in kept
-            }
-            return [own[i - n_consts] for i in moving], [
-                own[j] for j in range(n_carry, len(out))
-            ]
-
-        final, ys = jax.lax.scan(
-            body,
-            [self.own(operands[i], (*address, i)) for i in moving],
-            inner[n_fixed:],
-            length=eqn.params["length"],
-            reverse=eqn.params["reverse"],
-            unroll=eqn.params["unroll"],
-        )
-        after = dict(zip(moving, final, strict=True))
-        carries = range(n_consts, n_fixed)
-        return [*(after[i] if i in after else operands[i] for i in carries), *ys]
-
-    def _shard_map(
-        self, eqn: Equation, run: Callable[..., list[Array]], inner: list[Any]
-    ) -> list[Array]:
-        params = eqn.params
-        sharded = jax.shard_map(
-            lambda *values: tuple(run(*values)),
-            in_specs=tuple(params["in_specs"]),
-            out_specs=tuple(params["out_specs"]),
-            **compat.shard_map_options(eqn),
-        )
-        return list(sharded(*inner))
