@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.compat import Equation
@@ -54,3 +56,25 @@ def _of_framework(file: str) -> bool:
         return False
     inside = parts[len(parts) - parts[::-1].index("site-packages") :]
     return bool(inside) and inside[0] in _FRAMEWORKS
+
+
+def nested_site(
+    stack: Sequence[Equation], iteration: tuple[int, ...] = ()
+) -> EquationSite:
+    """Describe the place of the last equation of ``stack``, the others around it.
+
+    JAX's own jitted functions are traced once for all their callers and know no line of
+    the user; then the line is that of the innermost equation around it that knows one.
+    """
+    site = site_of(stack[-1])
+    frames = [f for eqn in reversed(stack) for f in compat.user_frames(eqn)]
+    own = (f for f in frames if not _of_framework(f.file))
+    frame = next(own, frames[0] if frames else user_frame(stack[-1]))
+    scopes = [scope for eqn in stack if (scope := compat.scope(eqn))]
+    return dataclasses.replace(
+        site,
+        file=None if frame is None else frame.file,
+        line=None if frame is None else frame.line,
+        scope="/".join(scopes) or None,
+        iteration=iteration,
+    )

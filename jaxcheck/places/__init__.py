@@ -1,1 +1,1 @@
-"""Where is it wrong, and where does it come from?"""
+"""Where it is wrong: the equation that a bad number comes from."""
