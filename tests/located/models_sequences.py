@@ -47,7 +47,7 @@ def flax_language_model_with_a_causal_mask(rng):
                 nn.make_attention_mask(tokens > 0, tokens > 0),
             )
             h = nn.LayerNorm()(x)
-            x = x + nn.SelfAttention(num_heads=2)(h, mask=mask)
+            x = x + nn.MultiHeadDotProductAttention(num_heads=2)(h, mask=mask)
             x = x + nn.Dense(4)(nn.relu(nn.Dense(6)(nn.LayerNorm()(x))))
             return embed.attend(nn.LayerNorm()(x))
 
@@ -75,7 +75,9 @@ def encoder_decoder_for_translation(rng):
         @nn.compact
         def __call__(self, x, memory=None):
             mask = nn.make_causal_mask(x[..., 0]) if self.causal else None
-            x = nn.LayerNorm()(x + nn.SelfAttention(num_heads=2)(x, mask=mask))
+            x = nn.LayerNorm()(
+                x + nn.MultiHeadDotProductAttention(num_heads=2)(x, mask=mask)
+            )
             if memory is not None:
                 x = x + nn.MultiHeadDotProductAttention(num_heads=2)(x, memory)
             return x + nn.Dense(4)(nn.relu(nn.Dense(5)(x)))

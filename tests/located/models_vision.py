@@ -184,7 +184,7 @@ def equinox_autoencoder(rng):
 def haiku_conv_net(rng):
     def forward(x):
         x = jax.nn.relu(hk.Conv2D(3, 3)(x))
-        x = hk.MaxPool(2, 2, "SAME")(x)
+        x = hk.MaxPool((2, 2, 1), (2, 2, 1), "SAME")(x)
         return hk.nets.MLP([5, 4])(hk.Flatten()(x))
 
     net = hk.without_apply_rng(hk.transform(forward))
