@@ -275,7 +275,7 @@ def losses_of_optax(rng):
         logits = mlp(layers, x, jax.nn.swish)
         hot = jax.nn.one_hot(labels, 4, dtype=x.dtype)
         sparse = jax.vmap(optax.projections.projection_simplex)(logits)
-        fenchel = optax.make_fenchel_young_loss(jax.nn.logsumexp)
+        fenchel = optax.losses.make_fenchel_young_loss(jax.nn.logsumexp)
         return (
             optax.sigmoid_focal_loss(logits, hot).mean()
             + jnp.sum(sparse * hot) / 10
