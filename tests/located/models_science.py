@@ -223,6 +223,9 @@ def rules_by_hand_that_are_right(rng):
         (x,), y = saved
         return (standardize_backward(x, y, ct),)
 
+    def weigh(scores):
+        return jax.nn.softmax(scores)
+
     def weigh_backward(saved, ct):
         return (softmax_backward(saved[1], ct),)
 
@@ -237,12 +240,12 @@ def rules_by_hand_that_are_right(rng):
         return x * y, t * (y + x * (1 - y * y) * jax.nn.sigmoid(x))
 
     normalize = ruled(standardize, normalize_backward)
-    weigh = ruled(jax.nn.softmax, weigh_backward)
+    weighed = ruled(weigh, weigh_backward)
 
     def loss(params, x):
         def block(x):
             h = normalize(x)
-            x = x + weigh(h @ params["q"] @ h.T) @ mish(h @ params["v"])
+            x = x + weighed(h @ params["q"] @ h.T) @ mish(h @ params["v"])
             return x + attention(h, h, x)
 
         return jnp.mean(jax.checkpoint(jax.vmap(block))(x) ** 2)
