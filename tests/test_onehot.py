@@ -91,6 +91,9 @@ TABLE = {
     ),
     "einsum": (lambda a, b: jnp.einsum("ij,kj->ki", a, b), X, numbers(3, 5)),
     "mlp": (_mlp, X, W, numbers(3), V),
+    "column_added_to_a_matrix": (lambda a, x: (a + x) * 2, numbers(4, 1), X),
+    "row_added_to_a_matrix": (lambda r, x: (r + x) @ W, numbers(1, 5), X),
+    "one_added_to_a_matrix": (lambda a, x: (a + x) * 2, numbers(1, 1), X),
     "shared_weight": (lambda x, w: jnp.tanh(x @ w) @ w.T @ w, X, W),
     "scaled_matmul": (lambda x, w: 2 * (x @ (w * w)), X, W),
     "masked_matmul": (lambda x, w: x @ jnp.where(w > 1, w, 0), X, W),
@@ -374,8 +377,11 @@ def test_a_scalar_moves_as_a_whole():
     assert float(one.whole(moved)) == 2 + STEP
 
 
-def kept_slabs(fun, *inputs):
-    """Which equations of ``fun`` still had a slab as their result."""
+def kept_slabs(fun, *inputs, moving=1):
+    """Which equations of ``fun`` still had a slab as their result.
+
+    The first ``moving`` inputs may move.
+    """
     program = read(fun, inputs)
     kept = []
 
@@ -389,9 +395,11 @@ def kept_slabs(fun, *inputs):
 
     with jax.enable_x64(True):
         one = Watched(jnp.asarray(0), Perturbation(program).moves([]))
-        first, *rest = [widened(x) for x in inputs]
-        moved = one.moved(first, jnp.asarray(0), jnp.asarray(True), jnp.asarray(STEP))
-        one.run(program, [moved, *rest])
+        args = [widened(x) for x in inputs]
+        for k in range(moving):
+            active = jnp.asarray(k == 0)
+            args[k] = one.moved(args[k], jnp.asarray(0), active, jnp.asarray(STEP))
+        one.run(program, args)
     return kept
 
 
@@ -400,17 +408,32 @@ def kept_slabs(fun, *inputs):
     [
         (lambda w: X @ w, [W]),
         (lambda w: jnp.tanh(X @ w + 1) * 2, [W]),
+        (lambda w: X @ w + numbers(1, 3), [W]),
         (lambda k: jax.nn.relu(_conv(IMAGE, k)), [KERNEL]),
         (lambda w: jnp.sum((X @ w).reshape(2, 2, 3), (0, 1)), [W]),
         (lambda w: (X @ w).T[:, None, :] * 2, [W]),
         (lambda b: jnp.broadcast_to(b, (4, 5)) * X, [numbers(5)]),
     ],
-    ids=["matmul", "layer", "convolution", "reduced", "transposed", "bias"],
+    ids=[
+        *("matmul", "layer", "constant_bias", "convolution", "reduced", "transposed"),
+        "bias",
+    ],
 )
 def test_what_stays_in_one_slab_is_computed_as_one(fun, inputs):
     kept = kept_slabs(fun, *inputs)
     assert len(kept) >= 1
     assert all(is_slab for _, is_slab in kept), kept
+
+
+def test_a_bias_that_may_move_keeps_its_layer_in_one_slab():
+    kept = kept_slabs(lambda w, b: jnp.tanh(X @ w + b) * 2, W, numbers(3), moving=2)
+    assert len(kept) >= 4
+    assert all(is_slab for _, is_slab in kept), kept
+
+
+def test_what_is_repeated_along_the_axis_is_made_whole():
+    kept = kept_slabs(lambda a: jnp.add(a, X), numbers(4, 1))
+    assert not any(is_slab for name, is_slab in kept if name == "add"), kept
 
 
 def test_what_mixes_the_slabs_is_made_whole():

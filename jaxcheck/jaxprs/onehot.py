@@ -161,8 +161,9 @@ class OneHot:
         if any(isinstance(v, Whole) for v in values):
             return None
         slabs = [v for v in values if isinstance(v, Slab)]
-        axis, shape = slabs[0].axis, slabs[0].base.shape
-        if any(s.axis != axis or s.base.shape != shape for s in slabs):
+        axis, (out,) = slabs[0].axis, eqn.outvars
+        # other axes may be one in one operand and longer in another (a layer's bias)
+        if any((s.axis, s.size) != (axis, out.aval.shape[axis]) for s in slabs):
             return None
         new = [
             v.new
