@@ -86,6 +86,39 @@ def test_x64_is_part_of_the_key():
     assert make(False)(X)[0].dtype == make(True)(X)[0].dtype == np.float32
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_head_start_compiles_what_the_call_runs(compilations, x64):
+    run = Compiled(lambda x: [jnp.cos(x) / 7.5], [np.float64(1)], x64=x64)
+    before = compilations()
+    run.start(np.float64(1))
+    run.start(np.float64(1))
+    (out,) = run(np.float64(2))
+    assert compilations() == before + 1
+    assert out.dtype == (np.float64 if x64 else np.float32)
+    assert float(out) == pytest.approx(np.cos(2) / 7.5, rel=1e-6)
+
+
+def test_what_is_bound_to_a_device_has_no_head_start(compilations):
+    device = jax.devices()[-1]
+    x = jax.device_put(X, device)
+    run = make(11.5)
+    before = compilations()
+    run.start(x)
+    assert compilations() == before
+    assert run(x)[0].devices() == {device}
+
+
+def test_an_error_of_a_head_start_is_that_of_the_call():
+    call = jax.ffi.ffi_call(
+        "jaxcheck_has_no_such_target", jax.ShapeDtypeStruct((), X.dtype)
+    )
+    run = Compiled(lambda x: [call(jnp.sum(x))], [X], x64=False)
+    run.start(X)
+    for _ in range(2):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_target"):
+            run(X)
+
+
 def test_memory_is_bounded():
     for k in range(compiled._CAPACITY + 5):
         make(float(k) + 0.25)

@@ -3,13 +3,15 @@
 A checker is called again and again on the same loss (along training, in a test suite),
 each time with a new closure that ``jax.jit`` cannot recognize. So every function is
 traced afresh, which also notices when it has changed, and compiled only if its program
-differs from the last ones.
+differs from the last ones. Compilation can be started ahead, beside the tracing of the
+next program.
 """
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -79,18 +81,59 @@ class Compiled:
             self.program = compat.make_program(fun, inputs)
         _, self._consts = compat.opened(self.program)
         key = (x64, fingerprint(self.program))
-        self._run = remembered(key, lambda: jax.jit(_runner(self.program)))
+        self._run = remembered(key, lambda: _Jitted(self.program, x64=x64))
+
+    def start(self, *inputs: Any) -> None:
+        """Compile for such inputs meanwhile; the next call waits for it.
+
+        Only a head start: what cannot be compiled ahead is compiled when it is called.
+        """
+        if all(map(_goes_anywhere, (*self._consts, *inputs))):
+            self._run.start(list(self._consts), list(inputs))
 
     def __call__(self, *inputs: Any) -> list[Any]:
         """Run on ``inputs``; returns the outputs as device arrays."""
+        return self._run(list(self._consts), list(inputs))
+
+
+class _Jitted:
+    """The compiled code of a program, shared by all programs that are equal to it."""
+
+    def __init__(self, program: Program, *, x64: bool) -> None:
+        bare, _ = compat.opened(program)
+
+        def run(consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+            return interpret.evaluate(bare, inputs, consts)
+
+        self._run = jax.jit(run)
+        self._x64 = x64
+        self._fresh = True
+        self._ahead: Future[Any] | None = None
+
+    def start(self, consts: list[Any], inputs: list[Any]) -> None:
+        if self._fresh:
+            self._fresh = False
+            with compat.x64(self._x64):
+                lowered = self._run.lower(consts, inputs)
+            self._ahead = _workers.submit(self._compile, lowered)
+
+    def _compile(self, lowered: Any) -> None:
+        with compat.x64(self._x64):  # the settings of a thread are its own
+            lowered.compile()
+
+    def __call__(self, consts: list[Any], inputs: list[Any]) -> list[Any]:
+        self._fresh = False
+        if self._ahead is not None:
+            self._ahead.result()
+            self._ahead = None
         with compat.x64(self._x64):
-            return self._run(list(self._consts), list(inputs))
+            return self._run(consts, inputs)  # jit finds what was compiled ahead
 
 
-def _runner(program: Program) -> Callable[..., Any]:
-    bare, _ = compat.opened(program)
+# XLA compiles without holding Python's lock: one program while the next is traced.
+_workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxcheck-compile")
 
-    def run(consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-        return interpret.evaluate(bare, inputs, consts)
 
-    return run
+def _goes_anywhere(value: Any) -> bool:
+    """Whether jit may place a value where it likes: a struct of it will then do."""
+    return not isinstance(value, jax.Array) or not value.committed
