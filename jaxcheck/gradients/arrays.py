@@ -14,10 +14,10 @@ import jax.numpy as jnp
 Array = Any
 
 
-def real_view(value: Array) -> Array:
+def real_view(value: Array, xp: Any = jnp) -> Array:
     """A complex array as a real one with a last axis (real, imaginary)."""
     if jnp.iscomplexobj(value):
-        return jnp.stack([jnp.real(value), jnp.imag(value)], axis=-1)
+        return xp.stack([xp.real(value), xp.imag(value)], axis=-1)
     return value
 
 
@@ -64,7 +64,7 @@ def rms(value: Array) -> Array:
     return norm(value) / math.sqrt(max(1, math.prod(value.shape)))
 
 
-def power_of_two(value: Array) -> Array:
+def power_of_two(value: Array, xp: Any = jnp) -> Array:
     """The power of two at or below each positive value, exactly (exp2 rounds)."""
-    _, exponent = jnp.frexp(jnp.where(value > 0, value, 1.0))
-    return jnp.ldexp(jnp.ones(()), exponent - 1)
+    _, exponent = xp.frexp(xp.where(value > 0, value, 1.0))
+    return xp.ldexp(xp.ones(()), exponent - 1)

@@ -1,14 +1,8 @@
-"""The loss at moved points: one program, batched over lanes.
+"""The loss at moved points: lanes on the host, sent to one program in batches.
 
 A lane moves the coordinates ``lo <= i < hi`` along a probe, by ``step`` times the
-leaf's own step, or a single coordinate by ``step`` itself. There are two ways to write
-that as a program, and a check compiles one of them:
-
-- *dense*: every lane has its own copy of the parameters. It does all lanes alike.
-- *one-hot*: the lanes of a call move single coordinates, and only what changes is
-  computed for each (``jaxcheck.jaxprs.onehot``): four times faster for a perceptron.
-  A lane of another kind moves the point of a whole call instead, or, if the loss has
-  stop_gradient sites, runs in a dense program beside this one.
+leaf's own step, or a single coordinate by ``step`` itself. The two ways to write the
+program are in ``moving.py``.
 """
 
 from __future__ import annotations
@@ -16,24 +10,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import from_real_view, widen
+from jaxcheck.gradients import displacement, moving
 from jaxcheck.gradients.point import Point
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.compiled import Compiled, remembered
 from jaxcheck.jaxprs.memory import aval_bytes, peak_bytes
-from jaxcheck.jaxprs.onehot import OneHot, Whole
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Advance = Callable[[int], None]
+Call = tuple[IntArray, Sequence[Any]]  # which lanes, and the inputs of the program
 
 # Below this, lanes fit into a CPU's cache (measured: 256 lanes of a 9,000-parameter MLP
 # run twice as fast as 1,024); an accelerator wants more work at a time.
@@ -66,8 +59,31 @@ class Lanes:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all lanes have in common.
+
+    Attributes:
+        transparent: flag of each stop_gradient site.
+        scale: step of each leaf.
+        words: of the probe.
+        relative: whether each coordinate moves in proportion to its own value.
+        unit: whether each lane moves one coordinate, by ``step`` itself.
+        grads: what changes are predicted with, one a leaf.
+        sizes: of what was summed to give them.
+    """
+
+    transparent: Array
+    scale: FloatArray
+    words: Array
+    relative: bool
+    unit: bool
+    grads: Sequence[Array]
+    sizes: Sequence[Array]
+
+
+@dataclasses.dataclass(frozen=True)
 class Values:
-    """What came of lanes.
+    """What came of lanes; of those that move one coordinate, the loss alone.
 
     Attributes:
         loss: the loss at the moved point.
@@ -90,7 +106,7 @@ class Evaluator:
     """
 
     def __init__(self, point: Point, *, lanes: int, coordinates: bool) -> None:
-        """Choose the way; see the module's docstring.
+        """Choose the way the program is written.
 
         Args:
             point: the loss and its inputs.
@@ -104,56 +120,100 @@ class Evaluator:
         self._one_hot = coordinates and not explicit
         self.batch = self._batch_size(lanes)
 
-    def run(
-        self, lanes: Lanes, fixed: Sequence[Array], *, unit: bool, advance: Advance
-    ) -> Values:
-        """Evaluate ``lanes``; ``fixed`` are the inputs that all of them share."""
+    def run(self, lanes: Lanes, shared: Shared, advance: Advance) -> Values:
+        """Evaluate ``lanes``; ``advance`` is told how many have been done."""
         if not self._one_hot:
-            return self._batched(lanes, (np.bool_(unit), *fixed), advance)
-        if unit:
-            return self._batched(lanes, (*_STILL, *fixed), advance)
-        if self._point.sites:
-            # a moved call is a new base, and stop_gradient would hold what it is there
-            return self._alongside.run(lanes, fixed, unit=False, advance=advance)
-        nothing = Lanes(lo=lanes.lo[:1], hi=lanes.lo[:1], step=np.zeros(1))
-        done = [
-            self._batched(nothing, (lo, hi, step, *fixed), advance)
-            for lo, hi, step in zip(lanes.lo, lanes.hi, lanes.step, strict=True)
-        ]
-        columns = {
-            f.name: np.concatenate([getattr(v, f.name) for v in done])
-            for f in dataclasses.fields(Values)
-        }
-        return Values(**columns)
+            calls = self._densely(lanes, shared)
+            return Values(*self._sent(calls, (4, len(lanes)), advance))
+        sums = np.zeros((3, len(lanes)))
+        if shared.unit:
+            calls = self._singly(lanes, shared)
+        else:
+            calls = self._along_a_probe(lanes, shared, sums)
+        (loss,) = self._sent(calls, (1, len(lanes)), advance)
+        return Values(loss, *sums)
 
-    @functools.cached_property
-    def _alongside(self) -> Evaluator:
-        return Evaluator(self._point, lanes=_LEAST_LANES, coordinates=False)
-
-    def _batched(
-        self, lanes: Lanes, fixed: Sequence[Array], advance: Advance
-    ) -> Values:
-        pending: list[tuple[int, list[Array]]] = []
-        parts: list[list[FloatArray]] = []
+    def _sent(
+        self, calls: Iterable[Call], shape: tuple[int, int], advance: Advance
+    ) -> FloatArray:
+        """Outputs of the program in each lane, [outputs, lanes]."""
+        columns = np.zeros(shape)
+        pending: list[tuple[IntArray, list[Array]]] = []
 
         def collect() -> None:
-            for done, out in pending:
-                parts.append([np.asarray(x)[:done] for x in out])
-                advance(done)
+            for at, out in pending:
+                columns[:, at] = [np.asarray(x)[: len(at)] for x in out]
+                advance(len(at))
             pending.clear()
 
-        for start in range(0, len(lanes), self.batch):
-            chunk = slice(start, start + self.batch)
-            columns = (lanes.lo[chunk], lanes.hi[chunk], lanes.step[chunk])
-            padded = [_pad(x, self.batch) for x in columns]
-            pending.append((len(columns[0]), self._program(*padded, *fixed)))
+        for at, inputs in calls:
+            pending.append((at, self._program(*inputs)))
             # a few calls stay in flight, so that the device does not wait for the host
             if len(pending) >= _IN_FLIGHT:
                 collect()
         collect()
-        joined = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else []
-        loss, predicted, size, moved = joined or [np.zeros(0)] * 4
-        return Values(loss=loss, predicted=predicted, size=size, moved=moved)
+        return columns
+
+    def _densely(self, lanes: Lanes, shared: Shared) -> Iterator[Call]:
+        fixed = (
+            *(np.bool_(shared.unit), shared.transparent, shared.scale, shared.words),
+            *(np.bool_(shared.relative), *shared.grads, *shared.sizes),
+            *self._point.inputs,
+        )
+        for at in self._batches(np.arange(len(lanes))):
+            columns = (lanes.lo[at], lanes.hi[at], lanes.step[at])
+            yield at, (*(_pad(x, self.batch) for x in columns), *fixed)
+
+    def _singly(self, lanes: Lanes, shared: Shared) -> Iterator[Call]:
+        """Every lane moves one coordinate; those of one group go together."""
+        still = self._placed(self._views)
+        fixed = (shared.transparent, *self._point.inputs, *still)
+        leaf = np.searchsorted(self._point.offsets[1:], lanes.lo, side="right")
+        for k, group in enumerate(self._groups, 1):
+            for at in self._batches(np.flatnonzero(np.isin(leaf, group))):
+                columns = (_pad(x[at], self.batch) for x in (lanes.lo, lanes.step))
+                yield at, (*columns, np.int32(k), *fixed)
+
+    def _along_a_probe(
+        self, lanes: Lanes, shared: Shared, sums: FloatArray
+    ) -> Iterator[Call]:
+        """One point a call, moved on the host; fills in what changes it predicts."""
+        point = self._point
+        nowhere = (np.zeros(self.batch, np.int64), np.zeros(self.batch), np.int32(0))
+        views, relative = self._views, np.bool_(shared.relative)
+        grads, sizes = (
+            [np.asarray(x) for x in arrays] for arrays in (shared.grads, shared.sizes)
+        )
+        steps = [
+            point.steps(k, view, shared.scale, shared.words, relative, np)
+            for k, view in enumerate(views)
+        ]
+        every = zip(lanes.lo, lanes.hi, lanes.step, strict=True)
+        for k, lane in enumerate(every):
+            with np.errstate(all="ignore"):
+                moved = displacement.moved(views, steps, lane, np)
+                sums[:, k] = displacement.sums(grads, sizes, views, moved, np)
+            fixed = (shared.transparent, *point.inputs, *self._placed(moved))
+            yield np.array([k]), (*nowhere, *fixed)
+
+    def _batches(self, lanes: IntArray) -> Iterator[IntArray]:
+        for start in range(0, len(lanes), self.batch):
+            yield lanes[start : start + self.batch]
+
+    @functools.cached_property
+    def _views(self) -> list[Any]:
+        """Real views of the parameters on the host, in the dtypes of the reading."""
+        return self._point.views_of(self._point.inputs, np)
+
+    def _placed(self, views: Sequence[Any]) -> list[Array]:
+        """Views on the device, laid out as the parameters are."""
+        out: list[Array] = []
+        with compat.x64(True):
+            for view, x in zip(views, self._point.inputs, strict=True):
+                spread = isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
+                alike = spread and x.shape == view.shape
+                out.append(jax.device_put(view, x.sharding if alike else None))
+        return out
 
     # -- the program
 
@@ -163,8 +223,7 @@ class Evaluator:
         jaxpr, _ = compat.opened(inlined)
         one = peak_bytes(inlined)
         if not self._one_hot:  # every lane has parameters of its own
-            moving = jaxpr.invars
-            one += 2 * sum(aval_bytes(v.aval) for v in moving)
+            one += 2 * sum(aval_bytes(v.aval) for v in jaxpr.invars)
         on_cpu = jax.default_backend() == "cpu"
         allowed = _CPU_BATCH_BYTES if on_cpu else _ACCELERATOR_BATCH_BYTES
         most = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
@@ -173,172 +232,47 @@ class Evaluator:
         return int(min(max(1, allowed // max(one, 1)), wanted))
 
     @functools.cached_property
+    def _groups(self) -> list[tuple[int, ...]]:
+        """The leaves that move together in a call for single coordinates."""
+        return [tuple(range(len(self._point.leaves)))]
+
+    def start(self) -> None:
+        """Trace the program, and compile it meanwhile."""
+        self._program.start(*self._inputs)
+
+    @functools.cached_property
     def _program(self) -> Compiled:
-        key = ("evaluation", self._one_hot, self.batch, self._point.identity)
+        groups = tuple(self._groups) if self._one_hot else ()
+        written = (self._one_hot, groups, self.batch)
+        key = ("evaluation", written, self._point.identity)
         return remembered(key, self._compiled)
 
-    def _compiled(self) -> Compiled:
+    @functools.cached_property
+    def _inputs(self) -> list[Any]:
+        """Inputs of the program, or what they look like."""
         point = self._point
-        lane, whole = np.zeros(self.batch), np.zeros(self.batch, np.int64)
+        lane, coordinate = np.zeros(self.batch), np.zeros(self.batch, np.int64)
+        flags = np.zeros(len(point.sites), bool)
         floats = [jax.ShapeDtypeStruct(view, np.float64) for view in point.views]
-        first = _STILL if self._one_hot else (np.False_,)
-        inputs = [
-            *(whole, whole, lane),
-            *first,
-            np.zeros(len(point.leaves)),
-            np.zeros(len(point.sites), bool),
-            np.zeros(2, np.uint32),
-            np.False_,
-            *floats,
-            *floats,
-            *point.inputs,
+        if self._one_hot:
+            first = [coordinate, lane, np.int32(0), flags]
+            return [*first, *point.inputs, *self._views]
+        return [
+            *(coordinate, coordinate, lane, np.False_, flags),
+            *(np.zeros(len(point.leaves)), np.zeros(2, np.uint32), np.False_),
+            *(*floats, *floats, *point.inputs),
         ]
-        run = self._coordinates if self._one_hot else self._dense
+
+    def _compiled(self) -> Compiled:
+        write = functools.partial(moving.dense, self._point)
+        if self._one_hot:
+            write = functools.partial(moving.one_hot, self._point, self._groups)
+        inputs = self._inputs
         try:
-            return Compiled(functools.partial(run, jax.vmap), inputs, x64=True)
+            return Compiled(functools.partial(write, jax.vmap), inputs, x64=True)
         except (NotImplementedError, TypeError, ValueError):
             # no batching rule (an ordered callback, a foreign kernel): lane by lane
-            return Compiled(functools.partial(run, _one_by_one), inputs, x64=True)
-
-    def _dense(
-        self,
-        batch: Callable[..., Any],
-        lo: Array,
-        hi: Array,
-        step: Array,
-        unit: Array,
-        scale: Array,
-        transparent: Array,
-        words: Array,
-        relative: Array,
-        *rest: Array,
-    ) -> list[Array]:
-        point = self._point
-        grads, sizes, views = self._split(rest)
-        steps = [
-            jax.lax.cond(
-                unit,
-                lambda view=view: jnp.ones_like(widen(view)),
-                functools.partial(point.steps, k, view, scale, words, relative),
-            )
-            for k, view in enumerate(views)
-        ]
-        base = point.arguments(views)
-
-        def lane(lo: Array, hi: Array, step: Array) -> tuple[Array, ...]:
-            moved = self._moved(views, steps, lo, hi, step)
-            sums = jax.lax.cond(
-                unit,
-                lambda: (jnp.zeros(()),) * 3,  # the host knows them
-                lambda: _sums(grads, sizes, views, moved),
-            )
-            out = point.perturbation(base, point.arguments(moved), transparent)
-            return (widen(out[0]), *sums)
-
-        return list(batch(lane)(lo, hi, step))
-
-    def _coordinates(
-        self,
-        batch: Callable[..., Any],
-        lo: Array,
-        hi: Array,
-        step: Array,
-        all_lo: Array,
-        all_hi: Array,
-        all_step: Array,
-        scale: Array,
-        transparent: Array,
-        words: Array,
-        relative: Array,
-        *rest: Array,
-    ) -> list[Array]:
-        del hi  # a lane is one coordinate
-        point = self._point
-        grads, sizes, start = self._split(rest)
-
-        def shifted() -> list[Array]:
-            steps = [
-                point.steps(k, view, scale, words, relative)
-                for k, view in enumerate(start)
-            ]
-            return self._moved(start, steps, all_lo, all_hi, all_step)
-
-        views = jax.lax.cond(all_step == 0, lambda: list(start), shifted)
-        sums = _sums(grads, sizes, start, views)
-        lasts = np.array([view[-1] if view else 1 for view in point.views])
-        program = point.inlined
-
-        def lane(lo: Array, step: Array) -> Array:
-            leaf = jnp.searchsorted(point.offsets[1:], lo, side="right")
-            inner = lo - jnp.asarray(point.offsets)[leaf]
-            moves = point.perturbation.moves(transparent)
-            one = OneHot(inner % jnp.asarray(lasts)[leaf], moves)
-            moved = [
-                one.moved(view, inner, leaf == k, step) for k, view in enumerate(views)
-            ]
-            pairs = zip(moved, point.leaves, strict=True)
-            args = [_complex(one, x) if leaf.complex else x for x, leaf in pairs]
-            return widen(one.run(program, args)[0])
-
-        loss = batch(lane)(lo, step)
-        return [loss, *(jnp.broadcast_to(s, loss.shape) for s in sums)]
-
-    def _split(
-        self, rest: Sequence[Array]
-    ) -> tuple[Sequence[Array], Sequence[Array], list[Array]]:
-        count = len(self._point.leaves)
-        grads, sizes, inputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        return grads, sizes, self._point.views_of(inputs)
-
-    def _moved(
-        self,
-        views: Sequence[Array],
-        steps: Sequence[Array],
-        lo: Array,
-        hi: Array,
-        step: Array,
-    ) -> list[Array]:
-        """The parameters with ``lo <= i < hi`` moved by ``step`` times their steps."""
-        offsets = self._point.offsets
-        small = offsets[-1] < np.iinfo(np.int32).max
-        dtype = jnp.int32 if small else jnp.int64
-        lo, hi = lo.astype(dtype), hi.astype(dtype)
-        moved: list[Array] = []
-        for k, view in enumerate(views):
-            index = jax.lax.iota(dtype, math.prod(view.shape)).reshape(view.shape)
-            index = index + offsets[k].astype(dtype)
-            inside = (index >= lo) & (index < hi)
-            shift = jnp.where(inside, step * steps[k], 0.0)
-            moved.append(view + shift.astype(view.dtype))
-        return moved
-
-
-# lo, hi and step of a call whose point does not move
-_STILL = (np.int64(0), np.int64(0), np.float64(0.0))
-
-
-def _complex(one: OneHot, view: Any) -> Whole:
-    moved = from_real_view(one.whole(view), is_complex=True)
-    return Whole(from_real_view(view.base, is_complex=True), moved)
-
-
-def _sums(
-    grads: Sequence[Array],
-    sizes: Sequence[Array],
-    views: Sequence[Array],
-    moved: Sequence[Array],
-) -> tuple[Array, Array, Array]:
-    """Predicted change, its size, and displacement, over all leaves."""
-    totals = [jnp.zeros(()), jnp.zeros(()), jnp.zeros(())]
-    for grad, size, view, end in zip(grads, sizes, views, moved, strict=True):
-        actual = widen(end) - widen(view)
-        # a NaN gradient must not reach the sums of lanes that leave it alone
-        used = actual != 0
-        change = jnp.where(used, grad * actual, 0.0)
-        weight = jnp.where(used, size * jnp.abs(actual), 0.0)
-        terms = (change, weight, actual)
-        totals = [total + jnp.sum(t) for total, t in zip(totals, terms, strict=True)]
-    return totals[0], totals[1], totals[2]
+            return Compiled(functools.partial(write, _one_by_one), inputs, x64=True)
 
 
 def _one_by_one(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -128,11 +128,13 @@ def begin(
         lanes=max(plan.evaluations, 1),
         coordinates=plan.method != "directional",
     )
+    programs, unread = _readable(programs)
+    programs.start_gradients()
     native = programs.native()
     _require_finite(native, programs.leaves)
     if (finding := nondeterminism(traced, native)) is not None:
         return writer.unjudged(finding, programs, native, "the loss is not a function")
-    programs, unread = _readable(programs)
+    programs.start_evaluation()
     reading = programs.read(native)
     if not (math.isfinite(native.loss) and math.isfinite(reading.loss)):
         finding = Finding(

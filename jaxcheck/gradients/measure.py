@@ -326,11 +326,10 @@ class Meter:
             at = np.arange(lo, hi)
             steps = self._own_steps(at) if lane.relative else self._flat[3][at]
         else:
-            words, relative = words_of(self.seed, lane.probe), np.bool_(lane.relative)
-            with compat.x64(True):
-                steps = np.asarray(
-                    self.programs.steps(k, view, self.scales, words, relative)
-                )
+            words = words_of(self.seed, lane.probe)
+            steps = self.programs.steps(
+                k, view, self.scales, words, np.bool_(lane.relative), np
+            )
         return np.where(inside, steps.ravel(), 0.0).reshape(view.shape)
 
     def step_size(self, lane: Lane) -> float:

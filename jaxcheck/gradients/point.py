@@ -138,14 +138,25 @@ class Point:
                 eps, place = float(jnp.finfo(dtype).eps), site_of(eqn)
         return eps, place
 
-    def views_of(self, inputs: Sequence[Array]) -> list[Array]:
-        """Real views of the (traced) parameters, in the dtypes of the reading."""
+    def views_of(self, inputs: Sequence[Array], xp: Any = jnp) -> list[Array]:
+        """Real views of the parameters, in the dtypes of the reading.
+
+        Args:
+            inputs: the parameters, traced if ``xp`` is ``jax.numpy``.
+            xp: ``jax.numpy``, or ``numpy`` on the host.
+        """
         if self.native_precision:
-            return [real_view(jnp.asarray(x)) for x in inputs]
-        return [real_view(widen(x)) for x in inputs]
+            return [real_view(xp.asarray(x), xp) for x in inputs]
+        return [real_view(widen(xp.asarray(x)), xp) for x in inputs]
 
     def steps(
-        self, k: int, view: Array, scale: Array, words: Array, relative: Array
+        self,
+        k: int,
+        view: Array,
+        scale: Array,
+        words: Array,
+        relative: Array,
+        xp: Any = jnp,
     ) -> Array:
         """The displacement of every coordinate of leaf ``k`` for one step.
 
@@ -155,11 +166,12 @@ class Point:
             scale: step of each leaf.
             words: of the probe.
             relative: whether each coordinate moves in proportion to its own value.
+            xp: ``jax.numpy``, or ``numpy`` on the host; the numbers are the same.
         """
-        wide = jnp.abs(widen(view))
-        own = power_of_two(wide * relative_step(self.eps))
-        scales = jnp.where(relative & (wide > 0), own, scale[k])
-        return scales * probe(words, self.leaves[k].token, view.shape)
+        wide = xp.abs(widen(view))
+        own = power_of_two(wide * relative_step(self.eps), xp)
+        scales = xp.where(relative & (wide > 0), own, scale[k])
+        return scales * probe(words, self.leaves[k].token, view.shape, xp=xp)
 
     def moved(
         self,

@@ -26,7 +26,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,29 +38,33 @@ def words_of(seed: Sequence[int], number: int) -> Any:
     return np.random.SeedSequence([*seed, number]).generate_state(2, np.uint32)
 
 
-def probe(words: Any, token: int, shape: tuple[int, ...]) -> Any:
+def probe(words: Any, token: int, shape: tuple[int, ...], *, xp: Any = jnp) -> Any:
     """Coordinates of a random direction for one leaf, float64 ``shape``.
 
     Args:
         words: uint32[2] from ``words_of``, traced or not.
         token: what the leaf's randomness is keyed on (its path).
         shape: shape of the leaf's real view.
+        xp: ``jax.numpy``, or ``numpy`` on the host; the numbers are the same.
     """
-    bits = random_bits(words, token, shape)
-    sign = jnp.where(bits >> 31 == 0, 1.0, -1.0)
-    uniform = (bits & np.uint32(0x7FFFFFFF)).astype(jnp.float64) / 2.0**31
+    bits = random_bits(words, token, shape, xp=xp)
+    sign = xp.where(bits >> 31 == 0, 1.0, -1.0)
+    uniform = (bits & np.uint32(0x7FFFFFFF)).astype(np.float64) / 2.0**31
     return sign * (0.5 + uniform)
 
 
-def random_bits(words: Any, token: int, shape: tuple[int, ...]) -> Any:
+def random_bits(
+    words: Any, token: int, shape: tuple[int, ...], *, xp: Any = jnp
+) -> Any:
     """uint32 ``shape``: a hash of each coordinate's number, the words and the token.
 
     A generator that is a dozen operations long; JAX's own, one per leaf, takes longer
     to compile than the loss.
     """
-    count = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    # flat: NumPy warns when a scalar wraps around, and not when an array does
+    count = xp.arange(math.prod(shape), dtype=np.uint32)
     mixed = _mix(count * np.uint32(0x9E3779B9) + (words[0] ^ np.uint32(token)))
-    return _mix(mixed ^ words[1])
+    return _mix(mixed ^ words[1]).reshape(shape)
 
 
 def _mix(x: Any) -> Any:

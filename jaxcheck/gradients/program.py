@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxcheck.gradients.arrays import count_bad, native_view, norm, rms, widen
 from jaxcheck.gradients.differentiation import value_and_gradient
-from jaxcheck.gradients.evaluation import Evaluator, Lanes, Values
+from jaxcheck.gradients.evaluation import Evaluator, Lanes, Shared, Values
 from jaxcheck.gradients.point import Point
 from jaxcheck.gradients.probes import random_bits
 from jaxcheck.jaxprs import compat, interpret
@@ -120,25 +120,40 @@ class Programs(Point):
         other.evaluations = self.evaluations
         return other
 
+    def start_gradients(self) -> None:
+        """Compile what ``native`` and ``read`` run, side by side."""
+        self._native.start(*self._native_inputs())
+        self._reading.start(*self._reading_inputs)
+
+    def start_evaluation(self) -> None:
+        """Compile what ``evaluate`` runs, meanwhile."""
+        self._evaluator.start()
+
     def _gradient(self, loss: Callable[..., Array]) -> Callable[..., Any]:
         return value_and_gradient(loss, forward=self.traced.forward)
 
     # -- the gradient as training computes it
 
-    def native(self) -> NativeResult:
-        """Run the loss and its gradient in the program's own dtypes, twice."""
-        count = len(self.leaves)
-
+    @functools.cached_property
+    def _native(self) -> Compiled:
         def run(*moved: Array) -> list[Array]:
             value, grads = self._gradient(self.traced.function)(*moved)
             bad = [count_bad(x) for x in (*moved, *grads)]
             return [value, jnp.stack(bad), *grads]
 
+        inputs = self._native_inputs()
+        key = ("native", self.traced.forward, self.identity)
+        return remembered(key, lambda: Compiled(run, inputs, x64=self.traced.x64))
+
+    def _native_inputs(self) -> list[Any]:
         # Python scalars stay weakly typed, as the loss saw them
         originals = zip(self.traced.inputs, self.inputs, strict=True)
-        inputs = [v if type(v) in (float, complex) else x for v, x in originals]
-        key = ("native", self.traced.forward, self.identity)
-        compiled = remembered(key, lambda: Compiled(run, inputs, x64=self.traced.x64))
+        return [v if type(v) in (float, complex) else x for v, x in originals]
+
+    def native(self) -> NativeResult:
+        """Run the loss and its gradient in the program's own dtypes, twice."""
+        count = len(self.leaves)
+        compiled, inputs = self._native, self._native_inputs()
         value, bad, *grads = compiled(*inputs)
         again = compiled(*inputs)[0]
         self.evaluations += 2
@@ -161,9 +176,7 @@ class Programs(Point):
     @functools.cached_property
     def _reading(self) -> Compiled:
         """Loss, measures, gradients and sizes; see ``read``."""
-        native = [compat.struct(aval) for aval in self._avals()]
-        first = [np.float64(0.0), np.zeros(2, np.uint32)]
-        inputs = [*first, *native, *self.inputs]
+        inputs = self._reading_inputs
         try:
             return remembered(
                 ("reading", self.traced.forward, self.identity),
@@ -175,8 +188,11 @@ class Programs(Point):
             self.borrowed = type(error).__name__
             return Compiled(self._borrow, inputs, x64=True)
 
-    def _avals(self) -> list[Any]:
-        return compat.input_avals(self.traced.program)
+    @functools.cached_property
+    def _reading_inputs(self) -> list[Any]:
+        avals = compat.input_avals(self.traced.program)
+        native = [compat.struct(aval) for aval in avals]
+        return [np.float64(0.0), np.zeros(2, np.uint32), *native, *self.inputs]
 
     def _read(self, jitter: Array, words: Array, *rest: Array) -> list[Array]:
         count = len(self.leaves)
@@ -272,21 +288,21 @@ class Programs(Point):
         flags = np.zeros(len(self.sites), bool)
         if transparent is not None:
             flags[:] = transparent
-        fixed = (
-            np.asarray(scales, np.float64),
-            flags,
-            words,
-            np.bool_(relative),
-            *reading.grads,
-            *reading.sizes,
-            *self.inputs,
+        shared = Shared(
+            transparent=flags,
+            scale=np.asarray(scales, np.float64),
+            words=words,
+            relative=relative,
+            unit=unit,
+            grads=reading.grads,
+            sizes=reading.sizes,
         )
 
         def done(count: int) -> None:
             self.evaluations += count
             advance(count)
 
-        return self._evaluator.run(lanes, fixed, unit=unit, advance=done)
+        return self._evaluator.run(lanes, shared, done)
 
 
 def _measures(
