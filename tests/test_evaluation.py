@@ -1,4 +1,4 @@
-"""However the evaluation is written, it gives the same."""
+"""However the evaluation is written, and leaves are grouped, it gives the same."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.lax import stop_gradient
 
+from jaxcheck.gradients import groups
 from jaxcheck.gradients.evaluation import Lanes
 from jaxcheck.gradients.probes import words_of
 from jaxcheck.gradients.program import Programs
@@ -143,3 +144,16 @@ def test_a_held_value_is_that_of_the_point_wherever_the_lane_is():
     assert abs(change) > 2.0**-8
     assert float(held.loss[0]) - 3 == pytest.approx(change, rel=1e-12)
     assert abs(float(seen.loss[0]) - 3) > 1.5 * abs(change)
+
+
+@pytest.mark.parametrize("name", ["perceptron", "held", "complex"])
+def test_groups_of_leaves_change_no_value(name, monkeypatch):
+    traced = trace(name)
+    lanes = singles(traced)
+    together = values(traced, lanes, coordinates=True, unit=True)
+    monkeypatch.setattr(groups, "LEAST_SAVED", 1.0)
+    program = Programs(traced, precision="float64", lanes=len(lanes)).inlined
+    count = len(traced.params.differentiable)
+    assert len(groups.groups_of(program, [1.0] * count)) == 2
+    apart = values(traced, lanes, coordinates=True, unit=True)
+    np.testing.assert_allclose(apart.loss, together.loss, rtol=RTOL)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxcheck.gradients import displacement, moving
+from jaxcheck.gradients.groups import groups_of
 from jaxcheck.gradients.point import Point
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.compiled import Compiled, remembered
@@ -114,6 +115,7 @@ class Evaluator:
             coordinates: whether most of them will move a single coordinate.
         """
         self._point = point
+        self._lanes = lanes
         # a slab of an array with an explicit sharding has no sharding of its own
         avals = compat.input_avals(point.traced.program)
         explicit = any(compat.struct(aval).sharding is not None for aval in avals)
@@ -234,7 +236,9 @@ class Evaluator:
     @functools.cached_property
     def _groups(self) -> list[tuple[int, ...]]:
         """The leaves that move together in a call for single coordinates."""
-        return [tuple(range(len(self._point.leaves)))]
+        sizes = np.diff(self._point.offsets)
+        share = self._lanes / max(int(self._point.offsets[-1]), 1)
+        return groups_of(self._point.inlined, [float(n) * share for n in sizes])
 
     def start(self) -> None:
         """Trace the program, and compile it meanwhile."""
