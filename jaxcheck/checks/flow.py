@@ -58,7 +58,7 @@ def gradient_flow(
     Example:
         >>> import jax.numpy as jnp
         >>> loss_fn = lambda w: jnp.sum(w**2) + 6 * jnp.sum(w)
-        >>> report = gradient_flow(loss_fn, jnp.ones(3))
+        >>> report = gradient_flow(loss_fn, jnp.ones(4))
         >>> [(u.site.primitive, u.share) for u in report.leaves[0].uses]
         [('reduce_sum', 0.75), ('integer_pow', 0.25)]
     """
