@@ -173,35 +173,6 @@ class Point:
         scales = xp.where(relative & (wide > 0), own, scale[k])
         return scales * probe(words, self.leaves[k].token, view.shape, xp=xp)
 
-    def moved(
-        self,
-        views: Sequence[Array],
-        steps: Sequence[Array],
-        lo: Array,
-        hi: Array,
-        step: Array,
-    ) -> list[Array]:
-        """The parameters with ``lo <= i < hi`` moved by ``step`` times their steps.
-
-        Args:
-            views: real views of the parameters.
-            steps: from ``steps``, one a leaf.
-            lo: first real coordinate that moves, numbered over all leaves.
-            hi: one past the last.
-            step: signed multiple.
-        """
-        small = self.offsets[-1] < np.iinfo(np.int32).max
-        dtype = jnp.int32 if small else jnp.int64
-        lo, hi = lo.astype(dtype), hi.astype(dtype)
-        moved: list[Array] = []
-        for k, view in enumerate(views):
-            index = jax.lax.iota(dtype, math.prod(view.shape)).reshape(view.shape)
-            index = index + self.offsets[k].astype(dtype)
-            inside = (index >= lo) & (index < hi)
-            shift = jnp.where(inside, step * steps[k], 0.0)
-            moved.append(view + shift.astype(view.dtype))
-        return moved
-
     def arguments(self, views: Sequence[Array]) -> list[Array]:
         """Inputs of the reading, from views."""
         return [

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxcheck.jaxprs import compat, sites
 from jaxcheck.jaxprs.compat import Equation
 from jaxcheck.jaxprs.trace import TracedLoss
-from jaxcheck.locate import masking, remedies, tape
+from jaxcheck.places import masking, remedies, tape
 from jaxcheck.places.ledger import Ledger, Origin
 from jaxcheck.places.marks import Marked, labels_of, nonfinite
 from jaxcheck.places.pullbacks import Backward

@@ -34,6 +34,7 @@ import numpy as np
 from jaxcheck.gradients.arrays import widen
 from jaxcheck.gradients.comparison import Lane
 from jaxcheck.gradients.differences import FIRST_STEPS
+from jaxcheck.gradients.displacement import moved
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.probes import words_of
 from jaxcheck.jaxprs.compiled import Compiled
@@ -265,7 +266,7 @@ class _Run:
                 programs.steps(k, view, scales, words, relative)
                 for k, view in enumerate(views)
             ]
-            return programs.moved(views, steps, lo, hi, step)
+            return moved(views, steps, (lo, hi, step), jnp)
 
         count = len(FIRST_STEPS)
         columns = [jnp.repeat(x, count, axis=0) for x in (lo, hi, relative, words)]

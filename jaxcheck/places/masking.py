@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.locate import tape
+from jaxcheck.places import tape
 from jaxcheck.places.ledger import Origin
 from jaxcheck.places.marks import Marked, is_nan
 from jaxcheck.places.tape import Frame

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.locate import facts, inside, tape
+from jaxcheck.places import facts, inside, tape
 from jaxcheck.places.ledger import Origin
 from jaxcheck.places.marks import (
     Marked,

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.locate import facts, tape
+from jaxcheck.places import facts, tape
 from jaxcheck.places.ledger import Ledger, Origin
 from jaxcheck.places.marks import (
     Fate,
