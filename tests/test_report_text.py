@@ -93,6 +93,7 @@ BAD_KERNEL = leaf(
 )
 BAD_TANH = EquationSite(
     primitive="custom_vjp_call",
+    fault="the rule of custom_vjp `bad_tanh` disagrees with its own function",
     rule="bad_tanh",
     file="src/model.py",
     line=12,
@@ -642,7 +643,7 @@ def test_findings_of_one_kind_are_folded():
 def test_culprits_are_folded():
     sites = tuple(EquationSite(primitive=f"p{n}") for n in range(7))
     text = str(report(Verdict.WRONG, BAD_KERNEL, culprits=sites))
-    said = "the derivative of {} disagrees with its values\n"
+    said = "{} makes the gradient wrong\n"
     listed = "And: ".join(said.format(f"p{n}") for n in range(4))
     assert f"Where: {listed}… and 3 more" in text
 

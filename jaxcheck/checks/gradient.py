@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxcheck.checks.asking import ask
-from jaxcheck.checks.places import with_culprits
+from jaxcheck.checks.places import located
 from jaxcheck.gradients.examine import examine
 from jaxcheck.gradients.options import (
     Mode,
@@ -22,7 +22,6 @@ from jaxcheck.places.expectations import (
     require_known,
 )
 from jaxcheck.places.flow import flow_of
-from jaxcheck.reports.values import Verdict
 
 
 def check(
@@ -140,6 +139,6 @@ def check(
     require_known(expectations, traced.params.leaves, flows, traced.program)
     examined = examine(traced, plan, options, call=call, started=started)
     report = examined.report
-    if locate and report.verdict is Verdict.WRONG:
-        report = with_culprits(examined, options, started)
+    if locate:
+        report = located(traced, examined, options, started)
     return held_against(report, flows, expectations)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from jaxcheck.checks.asking import ask
 from jaxcheck.gradients.examine import Examined, examine
 from jaxcheck.gradients.options import Options, Progress, StopGradient
 from jaxcheck.gradients.report import GradientReport
-from jaxcheck.places.culprits import Located, culprits
+from jaxcheck.jaxprs.trace import TracedLoss
+from jaxcheck.places.births import Birth, births
+from jaxcheck.places.culprits import culprits
 from jaxcheck.reports.progress import progress_for
-from jaxcheck.reports.values import EquationSite
+from jaxcheck.reports.values import EquationSite, Finding, Verdict
 
 
 def locate(
@@ -40,6 +42,9 @@ def locate(
     only if, checked by itself on what it works on there, its rule disagrees with
     differences of its own function. Its rule is then replaced by plain autodiff to see
     whether the whole gradient becomes right (``cures``).
+
+    Where the loss or its gradient is NaN or infinite, the equations are named that bore
+    it, in the forward or in the backward pass, with the element and the value that did.
 
     Looks into jit, scan (with the iteration), cond, remat, custom rules and shard_map;
     not into while loops, through which no gradient passes backward. What cannot be gone
@@ -87,32 +92,103 @@ def locate(
         given=given,
     )
     examined = examine(traced, plan, options, call=call, started=started)
-    return _located(examined, options).culprits
+    return _located(traced, examined, options).culprits
 
 
-def with_culprits(
-    examined: Examined, options: Options, started: float
+def located(
+    traced: TracedLoss, examined: Examined, options: Options, started: float
 ) -> GradientReport:
-    """The report with the equations to blame.
+    """The report of a check with the equations to blame, if there is something to.
 
     Args:
-        examined: a gradient that is wrong.
+        traced: the loss.
+        examined: what was found.
         options: of the check.
         started: when the check began, by ``time.perf_counter``.
     """
-    found = _located(examined, options)
+    report = examined.report
+    if report.verdict is not Verdict.WRONG and not _not_finite(report):
+        return report
+    found = _located(traced, examined, options)
     return dataclasses.replace(
-        examined.report,
+        report,
+        findings=tuple(_with_place(f, found.births) for f in report.findings),
         culprits=found.culprits,
         not_located=found.note,
         seconds=time.perf_counter() - started,
     )
 
 
-def _located(examined: Examined, options: Options) -> Located:
-    verification = examined.verification
-    if verification is None:
-        return Located((), "there was no derivative to compare.")
+class _Found(NamedTuple):
+    culprits: tuple[EquationSite, ...]
+    births: tuple[Birth, ...] = ()
+    note: str | None = None
+
+
+def _located(traced: TracedLoss, examined: Examined, options: Options) -> _Found:
+    report, verification = examined.report, examined.verification
     steps = 3  # account, open, remove; more where there is more to open
     with progress_for(options.progress, steps, "locating") as advance:
-        return culprits(verification.meter, examined.results, options, advance)
+        if bad := _not_finite(report):
+            found = _born(traced, advance)
+            if verification is None:
+                return found
+        else:
+            found = _Found(())
+            if verification is None:
+                return _Found((), (), "there was no derivative to compare.")
+        judged = zip(verification.meter.programs.leaves, examined.results, strict=True)
+        wrong = {
+            k: result
+            for k, (leaf, result) in enumerate(judged)
+            if result.outcome.verdict is Verdict.WRONG and leaf.path not in bad
+        }
+        if bad and not wrong:
+            return found
+        rules = culprits(verification.meter, wrong, options, advance)
+    return _Found((*found.culprits, *rules.culprits), found.births, rules.note)
+
+
+def _not_finite(report: GradientReport) -> frozenset[str | None]:
+    """The leaves whose gradient is NaN or infinite; None stands for the loss."""
+    kinds = ("nan_loss", "nan_gradient")
+    return frozenset(f.leaf for f in report.findings if f.kind in kinds)
+
+
+def _born(traced: TracedLoss, advance: Callable[[int], None]) -> _Found:
+    """Where NaN or infinity comes from."""
+    try:
+        found = births(traced)
+    except Exception as error:  # an equation that runs in its surroundings only
+        kind = type(error).__name__
+        return _Found((), (), f"where NaN is born could not be traced ({kind}).")
+    advance(1)
+    if not found:
+        note = "evaluated equation by equation, everything is finite."
+        return _Found((), (), note)
+    return _Found(tuple(_site(birth) for birth in found), found)
+
+
+def _site(birth: Birth) -> EquationSite:
+    name = {"nan": "NaN", "inf": "infinity"}[birth.value]
+    remedy = [f"Remedy: {birth.remedy}"] if birth.remedy else []
+    of = birth.site.rule or birth.site.primitive
+    return dataclasses.replace(
+        birth.site,
+        fault=f"{name} is born in the {birth.phase} pass of {of}",
+        details=(birth.message, *remedy),
+    )
+
+
+def _with_place(finding: Finding, found: Sequence[Birth]) -> Finding:
+    """A finding about NaN with the place that it comes from."""
+    if finding.kind == "nan_loss":
+        causes = [b for b in found if b.phase == "forward"]
+    elif finding.kind == "nan_gradient":
+        causes = [b for b in found if finding.leaf in b.leaves]
+    else:
+        causes = []
+    if not causes:
+        return finding
+    remedy = finding.remedy or causes[0].remedy
+    return dataclasses.replace(finding, site=causes[0].site, remedy=remedy)

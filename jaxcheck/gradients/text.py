@@ -305,20 +305,11 @@ def culprit_paragraphs(culprits: tuple[EquationSite, ...]) -> Iterator[Paragraph
     """The equations that make the gradient wrong, most certain first."""
     for number, site in enumerate(culprits[:CULPRITS]):
         label = Span("And:" if number else "Where:", "strong")
-        yield Paragraph(label, accusation(site), tuple(culprit_details(site)))
+        fault = site.fault or f"{site.rule or site.primitive} makes the gradient wrong"
+        yield Paragraph(label, fault, tuple(culprit_details(site)))
     if len(culprits) > CULPRITS:
         more = count(len(culprits) - CULPRITS)
         yield Paragraph(Span(f"… and {more} more, in report.culprits", "quiet"))
-
-
-def accusation(site: EquationSite) -> str:
-    """What is wrong, in a line."""
-    kind = site.primitive.removesuffix("_call")
-    if site.rule:
-        return f"the rule of {kind} `{site.rule}` disagrees with its own function"
-    if kind == "stop_gradient":
-        return "stop_gradient cuts the gradient off"
-    return f"the derivative of {kind} disagrees with its values"
 
 
 def culprit_details(site: EquationSite) -> Iterator[Span]:

@@ -58,7 +58,7 @@ class _Suspicion(NamedTuple):
 
 def culprits(
     meter: Meter,
-    results: Sequence[LeafResult],
+    wrong: Mapping[int, LeafResult],
     options: Options,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Located:
@@ -66,12 +66,12 @@ def culprits(
 
     Args:
         meter: the point and the gradient under test.
-        results: what was decided for each leaf; without a wrong one the whole gradient
-            is gone through all the same.
+        wrong: what was decided for the leaves to be explained, by number; without any
+            the whole gradient is gone through.
         options: of the check.
         advance: told how many steps of the search have been done.
     """
-    lanes = _lanes(meter, results)
+    lanes = _lanes(meter, wrong)
     program = meter.programs.traced.program
     try:
         wanted = first_suspects(transparent=meter.transparent)
@@ -111,14 +111,13 @@ def culprits(
 # -- along what
 
 
-def _lanes(meter: Meter, results: Sequence[LeafResult]) -> list[Lane]:
-    wrong = [k for k, r in enumerate(results) if r.outcome.verdict is Verdict.WRONG]
+def _lanes(meter: Meter, wrong: Mapping[int, LeafResult]) -> list[Lane]:
     if not wrong:
         return [meter.everything(0), meter.everything(1)]
     lanes: list[Lane] = []
-    for k in wrong[:_LEAVES]:
+    for k, result in list(wrong.items())[:_LEAVES]:
         lanes.append(meter.whole(k, 0))
-        lanes += _worst_coordinate(results[k])
+        lanes += _worst_coordinate(result)
     room = _BYTES // (32 * int(meter.programs.offsets[-1]) + 1)
     return lanes[: max(1, room)]
 
@@ -220,14 +219,25 @@ def _named(
             details.append(
                 f"without {rules} the gradient is {state} (relative error {left})"
             )
+        site = site_of(first.site.equation)
         yield dataclasses.replace(
-            site_of(first.site.equation),
+            site,
+            fault=_fault(site),
             iteration=iterations[0],
             equation=_window(first.site, inputs),
             relative_error=_relative_error(first, opening),
             cures=None if removal is None else removal.cures,
             details=tuple(details),
         )
+
+
+def _fault(site: EquationSite) -> str:
+    kind = site.primitive.removesuffix("_call")
+    if site.rule:
+        return f"the rule of {kind} `{site.rule}` disagrees with its own function"
+    if kind == "stop_gradient":
+        return "stop_gradient cuts the gradient off"
+    return f"the derivative of {kind} disagrees with its values"
 
 
 def _window(site: Site, inputs: Sequence[str]) -> str:

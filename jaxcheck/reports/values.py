@@ -52,6 +52,7 @@ class EquationSite:
 
     Attributes:
         primitive: name of the JAX primitive.
+        fault: what is wrong with it, in a line; None if it is only a place.
         rule: name of the function with a custom rule that it calls, if any.
         file: source file of the user's line.
         line: line number in ``file``, counted from 1.
@@ -67,6 +68,7 @@ class EquationSite:
     """
 
     primitive: str
+    fault: str | None = None
     rule: str | None = None
     file: str | None = None
     line: int | None = None
