@@ -18,7 +18,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-PACKAGES = ("jaxcheck", "jax", "jaxlib", "numpy", "scipy", "torch", "optax", "flax")
+PACKAGES = (
+    *("jaxcheck", "jax", "jaxlib", "numpy", "scipy", "torch", "optax", "flax"),
+    *("numpyro", "distrax", "tfp-nightly"),
+)
 
 
 def parser(module_doc: str | None, repetitions: int) -> argparse.ArgumentParser:

@@ -3,27 +3,28 @@
 Each function becomes a loss: the sum of its floating outputs, real and imaginary parts,
 with fixed weights of either sign, at a generic point inside its domain. What could not
 be checked is a row of its own, with the reason. What is not CORRECT was looked at by
-hand; ``REMARKS`` says what it was.
+hand; ``survey_remarks.REMARKS`` says what it was.
 
-Interrupt it at any time: what has been done is printed and written, and ``--resume``
-goes on from there.
+A part of the survey (``--only``, ``--match``) has results of its own name. Interrupt it
+at any time: what has been done is printed and written, and ``--resume`` goes on from
+there.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import inspect
 import json
 import math
 import pathlib
 import re
+import shlex
 import sys
 import textwrap
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen
@@ -41,25 +42,22 @@ from benchmarks import results
 from benchmarks import survey_distributions as probabilities
 from benchmarks import survey_layers as layers
 from benchmarks import survey_recipes as recipes
-from benchmarks.survey_remarks import REMARKS
+from benchmarks.survey_document import document
+from benchmarks.survey_rows import (
+    CHECK_FAILED,
+    NO_GRADIENT,
+    NOT_CALLED,
+    NOT_DIFFERENTIABLE,
+    SAME,
+    Row,
+    counts,
+    table_of,
+    title,
+    title_of,
+)
 
 # Compiled programs are dropped after this many checks, or memory grows without bound.
 CLEAR_EVERY = 25
-
-CORRECT, WRONG, INCONCLUSIVE = "correct", "wrong", "inconclusive"
-NOT_DIFFERENTIABLE = "not differentiable"
-NOT_CALLED = "not called"
-# JAX itself raises when the gradient is asked for.
-NO_GRADIENT = "grad raises"
-CHECK_FAILED = "check failed"
-SAME = "same function"
-VERDICTS = (
-    *(CORRECT, WRONG, INCONCLUSIVE, "not checked", CHECK_FAILED),
-    *(NO_GRADIENT, NOT_CALLED, NOT_DIFFERENTIABLE, SAME),
-)
-SETTLED = (CORRECT, NOT_DIFFERENTIABLE, SAME)
-
-Row = dict[str, Any]
 
 
 class Target(NamedTuple):
@@ -76,10 +74,6 @@ class Target(NamedTuple):
     def title(self) -> str:
         label = self.case.label if self.case else ""
         return title(self.module, self.function, label)
-
-
-def title(module: str, function: str, label: str) -> str:
-    return f"{module}.{function}" + (f" [{label}]" if label else "")
 
 
 # --- What there is --------------------------------------------------------------------
@@ -146,8 +140,8 @@ def surveyed() -> dict[str, tuple[dict[str, Any], recipes.Recipes]]:
             layers.LINEN,
         ),
         "flax.nnx": (layers_of(nnx, layers.NNX_FUNCTIONS), layers.NNX),
-        "numpyro.distributions": probabilities.numpyro(),
-        "distrax": probabilities.distrax(),
+        "numpyro.distributions": probabilities.of("numpyro"),
+        "distrax": probabilities.of("distrax"),
     }
 
 
@@ -329,153 +323,46 @@ def survey(
     return True
 
 
-def table(rows: Iterable[Row]) -> Iterator[list[str]]:
-    """One line a case, grouped by module."""
-    module = ""
-    for row in rows:
-        if row["module"] != module:
-            module = row["module"]
-            yield [module, "", "", "", ""]
-        yield [
-            "  " + title("", row["function"], row["case"])[1:],
-            row["verdict"],
-            bound_of(row),
-            " ".join(row.get("findings", ())) or "–",
-            "" if row["verdict"] == CORRECT else row["reason"][:100],
-        ]
-
-
-def bound_of(row: Row) -> str:
-    bound = row.get("bound")
-    return "–" if bound is None else f"{bound:.0e}"
-
-
-def counts(rows: Iterable[Row]) -> list[list[str]]:
-    """How many cases of each module have which verdict; the last line is the sum."""
-    by_module: dict[str, collections.Counter[str]] = {}
-    for row in rows:
-        by_module.setdefault(row["module"], collections.Counter())[row["verdict"]] += 1
-    everything = sum(by_module.values(), collections.Counter())
-    used = [verdict for verdict in VERDICTS if everything[verdict]]
-    lines = [["module", *used, "all"]]
-    for module, count in [*by_module.items(), ("all", everything)]:
-        lines.append(
-            [module, *(str(count[verdict]) for verdict in used), str(count.total())]
-        )
-    return lines
-
-
-# --- The document ---------------------------------------------------------------------
-
-
-def document(rows: Sequence[Row], environment: Mapping[str, Any]) -> str:
-    """The survey as Markdown: counts, what is not CORRECT, then everything."""
-    known = environment["versions"]
-    versions = ", ".join(f"{k} {v}" for k, v in known.items())
-    header, *lines = counts(rows)
-    parts = [
-        "# Survey of other people's gradients\n",
-        "Written by `python -m benchmarks.survey --document docs/survey.md`; not to be "
-        "edited.\n",
-        f"{versions}; {environment['platform']}, float32 parameters, checked in "
-        "float64.\n",
-        "Every public function of the modules below is a loss: the weighted sum of its "
-        "floating outputs at a generic point of its domain. A function with several "
-        "ways to be called has several cases. Whatever is not correct was looked at by "
-        "hand; the remark says what it was.\n",
-        *markdown_table(header, lines),
-        "\n## Not correct\n",
-        *not_correct(rows),
-        "\n## Correct, with something to know\n",
-        *with_findings(rows),
-        "\n## Everything\n",
-        "A number is the upper bound of the gradient's relative error.\n",
-        *everything(rows),
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def markdown_table(
-    header: Sequence[str], lines: Iterable[Sequence[str]]
-) -> Iterator[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + "---|" * len(header)
-    for line in lines:
-        cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in line)
-        yield "| " + " | ".join(cells) + " |"
-
-
-def title_of(row: Row) -> str:
-    return title(row["module"], row["function"], row["case"])
-
-
-def remark(row: Row) -> str:
-    """What was found by hand, for this case or for all cases of the function."""
-    name = title_of(row)
-    plain = title(row["module"], row["function"], "")
-    found = REMARKS.get(name, REMARKS.get(plain, ""))
-    if not found and row["reason"].startswith("NotImplementedError"):
-        return "JAX has no rule for it and says so."
-    return found
-
-
-def not_correct(rows: Iterable[Row]) -> Iterator[str]:
-    found = [row for row in rows if row["verdict"] not in SETTLED]
-    found.sort(key=lambda row: VERDICTS.index(row["verdict"]))
-    lines = [
-        [f"`{title_of(row)}`", row["verdict"], row["reason"], remark(row) or "–"]
-        for row in found
-    ]
-    yield from markdown_table(["function", "verdict", "reason", "remark"], lines)
-
-
-def with_findings(rows: Iterable[Row]) -> Iterator[str]:
-    lines = [
-        [
-            f"`{title_of(row)}`",
-            ", ".join(row["findings"]),
-            remark(row) or " ".join(row["messages"]),
-        ]
-        for row in rows
-        if row["verdict"] == CORRECT and row.get("findings")
-    ]
-    yield from markdown_table(["function", "findings", "what"], lines)
-
-
-def everything(rows: Iterable[Row]) -> Iterator[str]:
-    """One paragraph for each module and verdict."""
-    groups: dict[str, dict[str, list[str]]] = {}
-    for row in rows:
-        own = title("", row["function"], row["case"])[1:]
-        text = f"`{own}`"
-        if row["verdict"] == CORRECT:
-            text += f" {bound_of(row)}"
-        elif row["verdict"] in (SAME, NOT_DIFFERENTIABLE):
-            text += f" ({row['reason']})"
-        by_verdict = groups.setdefault(row["module"], {})
-        by_verdict.setdefault(row["verdict"], []).append(text)
-    for module, by_verdict in groups.items():
-        yield f"\n### {module}\n"
-        for verdict in VERDICTS:
-            if verdict in by_verdict:
-                listing = ", ".join(by_verdict[verdict])
-                words = f"{verdict.capitalize()}: {listing}."
-                yield textwrap.fill(words, 92, break_on_hyphens=False) + "\n"
-
-
 # --- The command ----------------------------------------------------------------------
 
 
+def name_of(only: Sequence[str] | None, match: str) -> str:
+    """The name of the results; a part of the survey has one of its own."""
+    part = "-".join([*(only or ()), *([match] if match else ())])
+    chosen = re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-")
+    return "-".join(filter(None, ("survey", chosen, "jax", jax.__version__)))
+
+
 def resumed(
-    directory: pathlib.Path, name: str, environment: Mapping[str, Any]
+    directory: pathlib.Path,
+    name: str,
+    environment: Mapping[str, Any],
+    show: Callable[[str], None],
 ) -> dict[str, Row]:
-    """The rows of an earlier run with the same versions, by title."""
-    for path in directory.glob(f"{name}-*.json"):
+    """The rows of an earlier run with the same versions and device, by title."""
+    same = ("versions", "device")
+    reason = f"no {name}-*.json in {directory}"
+    for path in sorted(directory.glob(f"{name}-*.json")):
         earlier = json.loads(path.read_text())
-        same = ("versions", "device")
-        if all(earlier["environment"][k] == environment[k] for k in same):
+        changed = [
+            change
+            for key in same
+            for change in changes(earlier["environment"][key], environment[key], key)
+        ]
+        if not changed:
             return {title_of(row): row for row in earlier["rows"]}
+        reason = f"{path.name} is of {', '.join(changed)}"
+    show(f"nothing to resume: {reason}")
     return {}
+
+
+def changes(earlier: Any, now: Any, name: str) -> Iterator[str]:
+    """What was otherwise, a few words each."""
+    if isinstance(now, dict):
+        for key in earlier | now:
+            yield from changes(earlier.get(key, "none"), now.get(key, "none"), key)
+    elif earlier != now:
+        yield f"{name} {earlier} (here {now})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -493,8 +380,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=pathlib.Path,
         help="Markdown file to write, e.g. docs/survey.md",
     )
+    parser.add_argument(
+        "--against",
+        type=pathlib.Path,
+        help="JSON file of another survey; the document says what is otherwise there",
+    )
     options = parser.parse_args(arguments)
     run(options, modules)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def run(
@@ -502,18 +398,18 @@ def run(
     modules: Mapping[str, tuple[Mapping[str, Any], recipes.Recipes]],
 ) -> None:
     environment = results.environment()
-    name = f"survey-jax-{jax.__version__}"
-    rows = resumed(options.output, name, environment) if options.resume else {}
+    name = name_of(options.only, options.match)
+    rows = resumed(options.output, name, environment, say) if options.resume else {}
     everything = list(targets(modules))
     todo = [
         target
         for target in everything
         if target.module in (options.only or modules) and options.match in target.title
     ]
-    finished = survey(todo, rows, lambda line: print(line, file=sys.stderr, flush=True))
+    finished = survey(todo, rows, say)
     in_order = [rows[t.title] for t in everything if t.title in rows]
     header = ["function", "verdict", "error bound", "findings", "reason"]
-    results.print_table(header, table(in_order))
+    results.print_table(header, table_of(in_order))
     print()
     header, *lines = counts(in_order)
     results.print_table(header, lines)
@@ -524,8 +420,22 @@ def run(
     }
     results.write(options.output, name, environment, settings, in_order)
     if options.document is not None:
-        options.document.write_text(document(in_order, environment))
+        other = json.loads(options.against.read_text()) if options.against else None
+        text = document(in_order, environment, command(options), other)
+        options.document.write_text(text)
         print(f"written to {options.document}")
+
+
+def command(options: argparse.Namespace) -> str:
+    """The command that writes the document."""
+    words = ["python -m benchmarks.survey"]
+    if options.only:
+        words += ["--only", *options.only]
+    if options.match:
+        words += ["--match", shlex.quote(options.match)]
+    if options.against:
+        words += ["--against", str(options.against)]
+    return " ".join([*words, "--document", str(options.document)])
 
 
 if __name__ == "__main__":

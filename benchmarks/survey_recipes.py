@@ -504,6 +504,10 @@ NUMPY: Recipes = {
     "vecmat": of(real(3), real(3, 4)),
     "where": of(_mask, real(5), real(5)),
 }
+if hasattr(jnp, "top_k"):  # since jax 0.12
+    NUMPY |= {
+        "top_k": (of(real(5), 2), of(real(5), 2, label="smallest", mode="smallest"))
+    }
 NUMPY_COMPLEX = (
     "abs angle arccos arcsin arcsinh arctan arctanh conj cos cosh cumprod cumsum divide"
     " exp exp2 expm1 imag log10 log1p log2 logaddexp logaddexp2 mean multiply prod real"

@@ -1,5 +1,6 @@
 """The survey tells wrong from right on functions planted in a module of our own."""
 
+import functools
 import types
 
 import jax
@@ -7,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import survey, survey_recipes
+from benchmarks import (
+    results,
+    survey,
+    survey_distributions,
+    survey_document,
+    survey_recipes,
+    survey_rows,
+)
 
 
 @jax.custom_jvp
@@ -70,6 +78,7 @@ WANTED = {
     "planted.tanh_again": "same function",
     "planted.without_rule": "grad raises",
 }
+ENVIRONMENT = {"versions": {"jax": "1.2.3"}, "device": "cpu", "platform": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +106,12 @@ def test_bound_of_a_right_gradient_is_small(rows):
 
 
 def test_document_counts_and_explains(rows, monkeypatch):
-    monkeypatch.setattr(survey, "REMARKS", {"planted.bad_tanh": "planted | on purpose"})
-    environment = {"versions": {"jax": "1.2.3"}, "platform": "cpu"}
-    text = survey.document(list(rows.values()), environment)
+    remarks = {"planted.bad_tanh": "planted | on purpose"}
+    monkeypatch.setattr(survey_document, "REMARKS", remarks)
+    text = survey_document.document(list(rows.values()), ENVIRONMENT, "the command")
     assert "jax 1.2.3" in text
+    assert "Written by `the command`; not to be edited." in text
+    assert "Otherwise" not in text
     assert "| planted | 3 | 1 | 1 | 1 | 2 | 1 | 9 |" in text
     wrong, _, not_called = text.split("## Correct, with")[0].splitlines()[-4:-1]
     assert wrong.startswith("| `planted.bad_tanh` | wrong | ")
@@ -108,7 +119,100 @@ def test_document_counts_and_explains(rows, monkeypatch):
     assert not_called.startswith("| `planted.matrices_only` | not called | ValueError")
     listing = text.split("## Everything")[1]
     for row in rows.values():
-        assert f"`{survey.title('', row['function'], row['case'])[1:]}`" in listing
+        assert f"`{survey_rows.title('', row['function'], row['case'])[1:]}`" in listing
+
+
+def test_document_says_what_is_otherwise_elsewhere(rows):
+    earlier = [dict(row) for row in rows.values() if row["function"] != "spin"]
+    earlier[0]["verdict"] = "inconclusive"
+    earlier.append(rows["planted.spin"] | {"function": "gone"})
+    other = {"environment": {"versions": {"jax": "1.0"}}, "rows": earlier}
+    text = survey_document.document(list(rows.values()), ENVIRONMENT, "it", other)
+    section = text.split("## Otherwise than with jax 1.0")[1].split("##")[0]
+    assert section.strip().splitlines()[2:] == [
+        "| `planted.bad_tanh` | inconclusive | wrong |",
+        "| `planted.spin` | – | correct |",
+        "| `planted.gone` | correct | – |",
+    ]
+
+
+def test_only_results_of_the_same_versions_are_resumed(rows, tmp_path):
+    said = []
+    resume = functools.partial(survey.resumed, tmp_path, "survey")
+    assert resume(ENVIRONMENT, said.append) == {}
+    assert said.pop() == f"nothing to resume: no survey-*.json in {tmp_path}"
+
+    results.write(tmp_path, "survey", ENVIRONMENT, {}, list(rows.values()))
+    assert resume(ENVIRONMENT, said.append) == rows
+    assert not said
+
+    newer = ENVIRONMENT | {"versions": {"jax": "1.2.4", "numpyro": "0.1"}}
+    assert resume(newer, said.append) == {}
+    assert said == [
+        "nothing to resume: survey-cpu.json is of jax 1.2.3 (here 1.2.4), "
+        "numpyro none (here 0.1)"
+    ]
+
+
+def test_a_part_of_the_survey_has_results_of_its_own():
+    whole = survey.name_of(None, "")
+    parts = [
+        survey.name_of(["numpyro.distributions", "distrax"], ""),
+        survey.name_of(["distrax"], ""),
+        survey.name_of(["distrax"], "Normal"),
+        survey.name_of(None, "Normal"),
+    ]
+    assert whole == f"survey-jax-{jax.__version__}"
+    assert parts[0] == f"survey-numpyro-distributions-distrax-jax-{jax.__version__}"
+    assert len({whole, *parts}) == 5
+
+
+@jax.custom_jvp
+def bad_identity(x):
+    return x
+
+
+bad_identity.defjvp(lambda primals, tangents: (primals[0], 1.01 * tangents[0]))
+
+
+class Bell:
+    """A distribution of our own, whose derivative in the value may be wrong."""
+
+    def __init__(self, loc, seen=lambda value: value):
+        self.loc, self.seen = loc, seen
+
+    def sample(self, key):
+        return self.loc + jax.random.normal(key)
+
+    def log_prob(self, value):
+        return -((self.seen(value) - self.loc) ** 2) / 2
+
+
+def bell(**settings):
+    return survey_distributions.Recipe({"loc": [0.3, 0.7]}, **settings)
+
+
+WRONG_IN_VALUE = survey_distributions.with_(seen=bad_identity)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "verdict", "parameters"),
+    [
+        (bell(), "correct", 4),
+        (bell(make=WRONG_IN_VALUE), "wrong", 4),
+        (bell(make=WRONG_IN_VALUE, at=[0.9, 1.3]), "wrong", 4),
+        (bell(make=WRONG_IN_VALUE, in_value=False), "correct", 2),
+        (bell(make=lambda cls, loc: cls(bad_identity(loc)), at=[2, 3]), "wrong", 2),
+    ],
+)
+def test_log_probability_in_parameters_and_continuous_value(
+    recipe, verdict, parameters
+):
+    row = survey.examine(survey.Target("planted", "Bell", Bell, recipe.case()))
+    assert (row["verdict"], row["parameters"]) == (verdict, parameters)
+    if verdict == "wrong":
+        wrong = "value" if recipe.make is WRONG_IN_VALUE else "loc"
+        assert f"['{wrong}']" in row["reason"]
 
 
 def test_what_was_interrupted_is_kept_and_not_done_again(rows, monkeypatch):
