@@ -79,6 +79,19 @@ def test_close_to_a_switch_is_correct_and_the_switch_is_named(mode, distance):
         assert stated == pytest.approx(abs(distance), rel=0.1)
 
 
+def test_the_switch_that_is_named_lies_beyond_the_point():
+    # abs is at its tie, and the loss does not notice: only the tolerance is a switch
+    def loss(x):
+        asymmetry = jnp.abs(x[0] - x[1])
+        return jnp.where(asymmetry < 1e-7, jnp.sum(x**2), -jnp.inf)
+
+    report = jaxcheck.check(loss, np.full(2, 0.7, np.float32))
+    assert report.verdict is Verdict.CORRECT, str(report)
+    (finding,) = kinks(report)
+    assert finding.site.primitive == "lt"
+    assert "lt switches when the leaf moves by 1.0e-07" in finding.message
+
+
 @MODES
 def test_a_wrong_rule_beside_a_switch_is_still_wrong(mode):
     wrong = jax.custom_jvp(jax.nn.relu)

@@ -255,10 +255,13 @@ def switch_findings(meter: Meter, outcomes: Sequence[LeafOutcome]) -> list[Findi
         if not outcome.explained:
             continue
         lane = outcome.explained[0]
-        nearest = next(iter(meter.switches(lane)), None)
+        kinks = [k for k, f in enumerate(outcome.findings) if f.kind == "kink"]
+        # without a kink, what switches at the point itself does not reach the loss
+        nearest = next(
+            (s for s in meter.switches(lane) if kinks or s.distance > 0), None
+        )
         if nearest is None or nearest.distance > _NEAR_STEPS:
             continue
-        kinks = [k for k, f in enumerate(outcome.findings) if f.kind == "kink"]
         for k in kinks:
             outcome.findings[k] = dataclasses.replace(
                 outcome.findings[k], site=nearest.site
