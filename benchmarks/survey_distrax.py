@@ -95,7 +95,12 @@ TABLE: dict[str, str | Recipe | tuple[Recipe, ...]] = {
         {"loc": [0.3, -0.7], "scale_diag": [1.2, 0.6]}, at=_AT
     ),
     "MultivariateNormalDiagPlusLowRank": Recipe(
-        {"loc": [0.3, -0.7], "scale_diag": [1.2, 0.6], "scale_u_matrix": [[0.4], [0.2]]}
+        {
+            "loc": [0.3, -0.7],
+            "scale_diag": [1.2, 0.6],
+            "scale_u_matrix": [[0.4], [0.2]],
+        },
+        at=_AT,
     ),
     "MultivariateNormalFromBijector": Recipe(
         {"loc": [0.3, -0.7], "matrix": [[1.2, 0.0], [0.4, 0.6]]}, _affine, at=_AT

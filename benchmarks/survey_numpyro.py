@@ -95,6 +95,9 @@ _HALF_CENSORED = np.array([True, False])
 # distribution.
 TABLE: dict[str, str | Recipe | tuple[Recipe, ...]] = {
     "BetaBinomial": Recipe(_BETA, _COUNT),
+    "BetaProportion": Recipe(
+        {"mean": [0.3, 0.6], "concentration": [2.1, 3.2]}, at=[0.4, 0.7]
+    ),
     "BinomialLogits": Recipe({"logits": [0.3, -0.7]}, _COUNT),
     "BinomialProbs": Recipe({"probs": [0.3, 0.6]}, _COUNT),
     "CAR": Recipe(

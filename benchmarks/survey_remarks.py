@@ -58,6 +58,15 @@ _POWER_LAW_RULE = (
     "`jax.grad(lambda high: dist.DoublyTruncatedPowerLaw(-1.7, 0.4, high)"
     ".log_prob(jnp.float32(1.3)))(2.3)` is 0.0423; the derivative is -0.1267."
 )
+_VALIDATED = (
+    "As intended. The value is tested to lie in the support, to a tolerance of about "
+    "1e-6; beside it the log-probability is minus infinity."
+)
+_ON_A_SUPPORT = {
+    f"numpyro.distributions.{name}": _VALIDATED
+    for name in ("Dirichlet", "InverseWishart", "LKJ", "Wishart", "ZeroSumNormal")
+}
+
 # By function, or by function and case; the case comes first.
 REMARKS: Mapping[str, str] = {
     "jax.numpy.arccosh [complex]": (
@@ -122,6 +131,7 @@ REMARKS: Mapping[str, str] = {
     "jax.scipy.linalg.eigh_tridiagonal": _FORWARD_ONLY,
     "jax.scipy.linalg.polar": _FORWARD_ONLY,
     "numpyro.distributions.DoublyTruncatedPowerLaw": _POWER_LAW_RULE,
+    **_ON_A_SUPPORT,
     **_GUMBEL,
     **_NO_INCOMPLETE_BETA,
 }
