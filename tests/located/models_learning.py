@@ -269,7 +269,7 @@ def generator_against_a_discriminator(rng):
 
 @MODELS.add
 def losses_of_optax(rng):
-    """Projections and Fenchel-Young losses, focal, Poisson, log-cosh and triplet."""
+    """A projection, Fenchel-Young, focal, polynomial and others, of the same logits."""
 
     def loss(layers, x, labels):
         logits = mlp(layers, x, jax.nn.swish)
@@ -277,13 +277,15 @@ def losses_of_optax(rng):
         sparse = jax.vmap(optax.projections.projection_simplex)(logits)
         fenchel = optax.losses.make_fenchel_young_loss(jax.nn.logsumexp)
         return (
-            optax.sigmoid_focal_loss(logits, hot).mean()
+            optax.losses.sigmoid_focal_loss(logits, hot).mean()
             + jnp.sum(sparse * hot) / 10
             + fenchel(logits, hot).mean()
-            + optax.poly_loss_cross_entropy(logits, hot).mean()
-            + optax.log_cosh(logits, hot).mean()
-            + optax.kl_divergence(jax.nn.log_softmax(logits), (hot + 0.1) / 1.4).mean()
-            + optax.squared_error(jnp.tanh(logits), hot).mean()
+            + optax.losses.poly_loss_cross_entropy(logits, hot).mean()
+            + optax.losses.log_cosh(logits, hot).mean()
+            + optax.losses.kl_divergence(
+                jax.nn.log_softmax(logits), (hot + 0.1) / 1.4
+            ).mean()
+            + optax.losses.squared_error(jnp.tanh(logits), hot).mean()
         )
 
     params = dense_params(rng, 3, 5, 4)
