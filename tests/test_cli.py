@@ -186,6 +186,7 @@ def test_every_keyword_of_check_is_an_option(model, asked):
     options = (
         "--mode sampled --samples 5 --directions 7 --precision native "
         "--stop-gradient transparent --rtol 1e-3 --atol 1e-9 --budget 100 --seed 3 "
+        "--expect-zero ['a'] --expect-zero model.py:3 "
         "--has-aux --no-locate --no-progress"
     )
     assert run("check", f"{model}:problem", *options.split()) == 0
@@ -201,6 +202,7 @@ def test_every_keyword_of_check_is_an_option(model, asked):
         "rtol": 1e-3,
         "atol": 1e-9,
         "budget": 100,
+        "expect_zero": ["['a']", "model.py:3"],
         "has_aux": True,
         "locate": False,
         "progress": False,
