@@ -20,7 +20,9 @@ from jax import lax
 
 from jaxcheck import trees
 from jaxcheck.jaxprs.trace import trace_loss
+from jaxcheck.places import pullbacks
 from jaxcheck.places.births import births
+from jaxcheck.places.walk import CannotOpenError
 
 f32 = jnp.float32
 f16 = jnp.float16
@@ -314,6 +316,12 @@ def trap_whose_value_is_used_again(p):
     root = jnp.sqrt(p)  # born
     cube = root * root * root
     return jnp.sum(jnp.where(p > 0, cube, 0.0))  # where
+
+
+@case([0.0, 1.0], "div", "backward", "nan", remedy="/ x_safe")
+def trap_that_asks_isnan(p):
+    ratio = p / p  # born
+    return jnp.sum(jnp.where(jnp.isnan(ratio), 0.0, ratio))  # where
 
 
 @case([0.5, 0.0], "sqrt", "backward", "nan", 1, remedy="x_safe")
@@ -686,6 +694,54 @@ def test_a_parameter_that_is_nan_is_named():
     found = births_of(lambda p: jnp.sum(p["w"] ** 2), {"w": jnp.asarray([1.0, np.nan])})
     assert found[0].site.primitive == "integer_pow"
     assert "['w']" in found[0].message
+
+
+# ---- what cannot be opened
+
+
+def test_a_shard_map_is_named_and_not_opened():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+
+    def loss(p):
+        roots = jax.shard_map(jnp.sqrt, mesh=mesh, in_specs=spec, out_specs=spec)
+        return jnp.sum(roots(p))  # born
+
+    (birth,) = births_of(loss, jnp.asarray([1.0, 0.0]))
+    assert (birth.site.primitive, birth.phase) == ("shard_map", "backward")
+    assert birth.site.line == marked_line(loss, "born")
+    assert "not opened" in birth.message
+
+
+def test_a_loss_without_reverse_mode():
+    """Nothing can be said of its gradient; its value is followed all the same."""
+
+    def loss(p):
+        return lax.while_loop(lambda c: c < 5, lambda c: 2 * c, p)
+
+    assert births_of(loss, jnp.float32(1.0)) == ()
+    (birth,) = births_of(lambda p: loss(p + 1) + jnp.log(p), jnp.float32(0.0))
+    assert (birth.site.primitive, birth.phase) == ("log", "forward")
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["top", "nested"])
+def test_an_equation_that_cannot_be_differentiated_by_itself(monkeypatch, nested):
+    def loss(p):
+        wrap = jax.jit if nested else lambda f: f
+        return jnp.sum(wrap(lambda x: jnp.sin(jnp.sqrt(x)))(p))  # born
+
+    original = pullbacks.derivative
+
+    def refusing(site, *rest):
+        if site.eqn.primitive.name == "sin":
+            raise CannotOpenError("no rule", site.frame, site.k)
+        return original(site, *rest)
+
+    monkeypatch.setattr(pullbacks, "derivative", refusing)
+    (birth,) = births_of(loss, jnp.asarray([1.0, 0.0]))
+    assert birth.site.primitive == ("jit" if nested else "sin")
+    assert birth.site.line == marked_line(loss, "born")
+    assert ("not opened" if nested else "no rule") in birth.message
 
 
 # ---- what runs, how often

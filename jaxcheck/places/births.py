@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
-from jaxcheck.jaxprs import compat, sites
+from jaxcheck.jaxprs import compat, interpret, sites
 from jaxcheck.jaxprs.compat import Equation
 from jaxcheck.jaxprs.trace import TracedLoss
 from jaxcheck.places import masking, remedies, tape
 from jaxcheck.places.ledger import Ledger, Origin
-from jaxcheck.places.marks import Marked, labels_of, nonfinite
+from jaxcheck.places.marks import Marked, is_nan, labelled, labels_of, nonfinite
 from jaxcheck.places.pullbacks import Backward
 from jaxcheck.places.tape import Frame
 from jaxcheck.places.walk import CannotOpenError, Memo
@@ -119,8 +120,39 @@ class _Search:
         wanted = [True] * len(frame.ins)
         try:
             return loss, self.walk.backward(frame, [one], wanted, memo)
-        except CannotOpenError:
-            return loss, [None] * len(frame.ins)
+        except CannotOpenError as error:
+            return loss, self._as_a_whole(error)
+
+    def _as_a_whole(self, error: CannotOpenError) -> list[Marked | None]:
+        """The gradient, where the walk backward ended: at an equation, on the way."""
+
+        def loss(*inputs: Any) -> Any:
+            return interpret.evaluate(self.frame.program, inputs)[0]
+
+        inputs = [x.value for x in self.frame.ins]
+        try:
+            gradient = jax.grad(loss, argnums=tuple(range(len(inputs))))(*inputs)
+        except Exception:  # the loss has no derivative in reverse mode
+            return [None] * len(inputs)
+        eqn = error.frame.equations[error.k]
+        reason = str(error).splitlines()[0]
+        origin = Origin(
+            eqn=eqn,
+            frame=error.frame,
+            position=error.k,
+            phase="backward",
+            value="nan" if any(is_nan(g).any() for g in gradient) else "inf",
+            message=f"here, or in what comes before, the gradient is lost; "
+            f"`{eqn.primitive.name}` could not be differentiated by itself ({reason}).",
+        )
+        masks = [nonfinite(g) for g in gradient]
+        if all(mask is None for mask in masks):
+            return [None] * len(inputs)
+        label = self.ledger.bear(id(eqn), origin)
+        return [
+            Marked(g, None if mask is None else labelled(mask, label))
+            for g, mask in zip(gradient, masks, strict=True)
+        ]
 
     def _trap(self, origin: Origin) -> tuple[Equation, ...] | None:
         """The ``where`` that hides the value of ``origin`` from the loss."""

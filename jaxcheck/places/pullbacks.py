@@ -189,9 +189,7 @@ class Backward(Walk):
             def function(values: list[Any]) -> list[Any]:
                 return tape.evaluate(eqn, values)
 
-            program, given = derivative(
-                function, site.ins, site.cotangents, moved, live
-            )
+            program, given = derivative(site, function, site.ins, moved, live)
             run = functools.partial(interpret.evaluate, program)
             self._pullbacks[key] = eqn, Pullback(program, run, live, given)
         return self._pullbacks[key][1]
@@ -375,7 +373,9 @@ class Backward(Walk):
             def function(values: list[Any]) -> list[Any]:
                 return interpret.evaluate(body, values)
 
-            program, given = derivative(function, ins, cotangents, wanted, live)
+            program, given = derivative(
+                site._replace(cotangents=cotangents), function, ins, wanted, live
+            )
             run = tape.compiled(program)
             self._pullbacks[key] = body, Pullback(program, run, live, given)
         pullback = self._pullbacks[key][1]
@@ -412,9 +412,9 @@ class Backward(Walk):
 
 
 def derivative(
+    site: Site,
     function: Callable[[list[Any]], list[Any]],
     ins: Sequence[Marked],
-    cotangents: Cotangents,
     moved: Sequence[bool],
     live: tuple[int, ...],
 ) -> tuple[Program, tuple[int, ...]]:
@@ -424,7 +424,7 @@ def derivative(
         CannotOpenError: JAX cannot differentiate it alone.
     """
     values = [x.value for x in ins]
-    sent = [cotangents[j] for j in live]
+    sent = [site.cotangents[j] for j in live]
     numbers = [
         j
         for j, (m, x) in enumerate(zip(moved, values, strict=True))
@@ -448,7 +448,8 @@ def derivative(
     try:
         program = compat.make_program(pulled, every)
     except Exception as error:
-        raise CannotOpenError(f"{type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise CannotOpenError(reason, site.frame, site.k) from error
     depends = _depends(program, len(values))
     kept = [i for i, does in enumerate(depends) if does]
     return _with_outputs(program, kept), tuple(numbers[i] for i in kept)

@@ -42,7 +42,12 @@ WHILE_LIMIT = 100_000
 
 
 class CannotOpenError(Exception):
-    """An equation that is not one that can be taken apart or differentiated alone."""
+    """An equation cannot be taken apart, or not be differentiated by itself."""
+
+    def __init__(self, reason: str, frame: Frame, k: int) -> None:
+        super().__init__(reason)
+        self.frame = frame
+        self.k = k
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -446,7 +451,7 @@ class Walk:
             inputs = [*parts.body_consts, *carry]
             outs = self.iteration(frame, k, parts.body, inputs, i)
             carry = list(map(functools.partial(tape.chosen, going), outs, carry))
-        raise CannotOpenError(f"more than {WHILE_LIMIT} iterations")
+        raise CannotOpenError(f"more than {WHILE_LIMIT} iterations", frame, k)
 
     def compiled(self, program: Program) -> Run:
         """``program`` as a compiled function."""
