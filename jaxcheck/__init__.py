@@ -14,7 +14,7 @@ from jaxcheck.derivatives.report import DerivativeCheck, DerivativeReport
 from jaxcheck.errors import GradientError, InvalidInputError, JaxcheckError
 from jaxcheck.gradients.planting import PlantedFault, SelfTestReport
 from jaxcheck.gradients.report import Coordinate, GradientReport, LeafReport
-from jaxcheck.places.flow_report import FlowLeaf, FlowReport, FlowUse, SourceLine
+from jaxcheck.places.flow.report import FlowLeaf, FlowReport, FlowUse, SourceLine
 from jaxcheck.reports.values import EquationSite, Finding, Verdict
 from jaxcheck.testing.asserts import (
     assert_derivatives_correct,

@@ -20,9 +20,9 @@ from jax import lax
 
 from jaxcheck import trees
 from jaxcheck.jaxprs.trace import trace_loss
-from jaxcheck.places import pullbacks
-from jaxcheck.places.births import births
-from jaxcheck.places.walk import CannotOpenError
+from jaxcheck.places.births import pullbacks
+from jaxcheck.places.births.births import births
+from jaxcheck.places.births.walk import CannotOpenError
 
 f32 = jnp.float32
 f16 = jnp.float16

@@ -14,9 +14,9 @@ from jaxcheck.gradients.options import Options
 from jaxcheck.gradients.plan import make_plan
 from jaxcheck.gradients.writing import ReportWriter
 from jaxcheck.jaxprs.trace import trace_loss
-from jaxcheck.places.defects import account
-from jaxcheck.places.instrument import sites_of
-from jaxcheck.places.suspects import everything_else, fault_of, first_suspects
+from jaxcheck.places.rules.defects import account
+from jaxcheck.places.rules.instrument import sites_of
+from jaxcheck.places.rules.suspects import everything_else, fault_of, first_suspects
 from jaxcheck.trees import partition
 
 

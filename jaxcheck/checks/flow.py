@@ -10,8 +10,8 @@ from jaxcheck.checks.spelling import spelled
 from jaxcheck.gradients.findings import device_name
 from jaxcheck.gradients.options import require_function
 from jaxcheck.jaxprs.trace import trace_loss
-from jaxcheck.places.flow import flow_of
-from jaxcheck.places.flow_report import FlowReport
+from jaxcheck.places.flow.flow import flow_of
+from jaxcheck.places.flow.report import FlowReport
 from jaxcheck.trees import partition, require_differentiable
 
 

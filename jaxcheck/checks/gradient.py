@@ -16,12 +16,12 @@ from jaxcheck.gradients.options import (
     StopGradient,
 )
 from jaxcheck.gradients.report import GradientReport
-from jaxcheck.places.expectations import (
+from jaxcheck.places.flow.expectations import (
     held_against,
     read_expectation,
     require_known,
 )
-from jaxcheck.places.flow import flow_of
+from jaxcheck.places.flow.flow import flow_of
 
 
 def check(

@@ -12,8 +12,8 @@ from jaxcheck.gradients.examine import Examined, examine
 from jaxcheck.gradients.options import Options, Progress, StopGradient
 from jaxcheck.gradients.report import GradientReport
 from jaxcheck.jaxprs.trace import TracedLoss
-from jaxcheck.places.births import Birth, births
-from jaxcheck.places.culprits import culprits
+from jaxcheck.places.births.births import Birth, births
+from jaxcheck.places.rules.culprits import culprits
 from jaxcheck.reports.progress import progress_for
 from jaxcheck.reports.values import EquationSite, Finding, Verdict
 

@@ -44,9 +44,18 @@ def user_frame(eqn: Equation) -> compat.Place | None:
     return own[0] if own else compat.rule_function(eqn)
 
 
-def own_frames(eqn: Equation) -> list[compat.Place]:
-    """The frames that are the user's own, innermost first, or else a framework's."""
-    frames = [f for f in compat.user_frames(eqn) if not f.file.startswith(_OURS)]
+def own_frames(*stack: Equation) -> list[compat.Place]:
+    """The frames that are the user's own, innermost first, or else a framework's.
+
+    Args:
+        *stack: nested equations, outermost first.
+    """
+    frames = [
+        frame
+        for eqn in reversed(stack)
+        for frame in compat.user_frames(eqn)
+        if not frame.file.startswith(_OURS)
+    ]
     return [f for f in frames if not _of_framework(f.file)] or frames
 
 
@@ -67,9 +76,8 @@ def nested_site(
     the user; then the line is that of the innermost equation around it that knows one.
     """
     site = site_of(stack[-1])
-    frames = [f for eqn in reversed(stack) for f in compat.user_frames(eqn)]
-    own = (f for f in frames if not _of_framework(f.file))
-    frame = next(own, frames[0] if frames else user_frame(stack[-1]))
+    frames = own_frames(*stack)
+    frame = frames[0] if frames else user_frame(stack[-1])
     scopes = [scope for eqn in stack if (scope := compat.scope(eqn))]
     return dataclasses.replace(
         site,

@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.places.marks import Marked
-from jaxcheck.places.primitives import CALLS
+from jaxcheck.places.births.marks import Marked
+from jaxcheck.places.births.primitives import CALLS
 
 _RULES = ("custom_jvp_call", "custom_vjp_call")
 _PRINTS = ("debug_callback", "debug_print")

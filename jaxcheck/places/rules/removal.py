@@ -16,8 +16,8 @@ from jaxcheck.gradients.comparison import Lane
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.jaxprs import interpret
 from jaxcheck.jaxprs.lift import RULES
-from jaxcheck.places.defects import account
-from jaxcheck.places.suspects import Fault, fault_of
+from jaxcheck.places.rules.defects import account
+from jaxcheck.places.rules.suspects import Fault, fault_of
 
 _REMOVABLE = (*RULES, "call_hi_primitive", "stop_gradient")
 

@@ -17,13 +17,18 @@ from jaxcheck.gradients.comparison import Lane
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.options import Options
 from jaxcheck.gradients.verify import LeafResult
-from jaxcheck.jaxprs.sites import site_of
+from jaxcheck.jaxprs.sites import nested_site
 from jaxcheck.jaxprs.window import window
-from jaxcheck.places.defects import Account, Defect, account
-from jaxcheck.places.instrument import Chain, Site, sites_of
-from jaxcheck.places.opened import Opened, opened
-from jaxcheck.places.removal import Removal, without
-from jaxcheck.places.suspects import Fault, everything_else, fault_of, first_suspects
+from jaxcheck.places.rules.defects import Account, Defect, account
+from jaxcheck.places.rules.instrument import Chain, Site, sites_of
+from jaxcheck.places.rules.opened import Opened, opened
+from jaxcheck.places.rules.removal import Removal, without
+from jaxcheck.places.rules.suspects import (
+    Fault,
+    everything_else,
+    fault_of,
+    first_suspects,
+)
 from jaxcheck.reports.numbers import counted, significant
 from jaxcheck.reports.values import EquationSite, Verdict
 
@@ -201,7 +206,7 @@ def _named(
     """One site for each line that uses the faulty rule."""
     lines: dict[tuple[str | None, int | None], list[Defect]] = {}
     for _, defect in suspicion.parts:
-        site = site_of(defect.site.equation)
+        site = nested_site(defect.site.path)
         lines.setdefault((site.file, site.line), []).append(defect)
     for defects in lines.values():
         first = defects[0]
@@ -219,11 +224,10 @@ def _named(
             details.append(
                 f"without {rules} the gradient is {state} (relative error {left})"
             )
-        site = site_of(first.site.equation)
+        site = nested_site(first.site.path, iterations[0])
         yield dataclasses.replace(
             site,
             fault=_fault(site),
-            iteration=iterations[0],
             equation=_window(first.site, inputs),
             relative_error=_relative_error(first, opening),
             cures=None if removal is None else removal.cures,

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.jaxprs.compat import Equation
-from jaxcheck.places.marks import Marked
-from jaxcheck.places.primitives import RUNS, pointwise
+from jaxcheck.places.births.marks import Marked
+from jaxcheck.places.births.primitives import RUNS, pointwise
 from jaxcheck.reports.numbers import count, counted
 from jaxcheck.trees import is_inexact
 

@@ -14,7 +14,7 @@ import jax
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.places.uses import (
+from jaxcheck.places.flow.uses import (
     CALLS,
     Address,
     Use,

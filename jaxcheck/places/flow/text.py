@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from jaxcheck.gradients.text import FOLDED_ABOVE, labelled, loss_call, name_of
-from jaxcheck.places.flow_report import FlowLeaf, FlowReport, FlowUse, SourceLine
+from jaxcheck.places.flow.report import FlowLeaf, FlowReport, FlowUse, SourceLine
 from jaxcheck.reports.numbers import count, counted, duration, significant
 from jaxcheck.reports.tables import (
     GAP,

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.places import facts, tape
-from jaxcheck.places.ledger import Ledger, Origin
-from jaxcheck.places.marks import (
+from jaxcheck.places.births import facts, tape
+from jaxcheck.places.births.ledger import Ledger, Origin
+from jaxcheck.places.births.marks import (
     Fate,
     Marked,
     Run,
@@ -29,8 +29,8 @@ from jaxcheck.places.marks import (
     nonfinite,
     settle,
 )
-from jaxcheck.places.primitives import FRAGILE, MOVING, pointwise
-from jaxcheck.places.tape import Frame
+from jaxcheck.places.births.primitives import FRAGILE, MOVING, pointwise
+from jaxcheck.places.births.tape import Frame
 
 Marks = list[np.ndarray | None]
 Opened = Callable[[], Marks]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from jaxcheck.jaxprs import sites
 from jaxcheck.jaxprs.compat import Program
-from jaxcheck.places.ledger import Ledger
-from jaxcheck.places.marks import Marked, labels_of
-from jaxcheck.places.tape import Frame
-from jaxcheck.places.walk import CannotOpenError, Walk
+from jaxcheck.places.births.ledger import Ledger
+from jaxcheck.places.births.marks import Marked, labels_of
+from jaxcheck.places.births.tape import Frame
+from jaxcheck.places.births.walk import CannotOpenError, Walk
 
 
 def of_rule(program: Program, values: Sequence[Marked]) -> str:

@@ -98,11 +98,11 @@ class FlowReport(Record):
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        from jaxcheck.places.flow_text import as_text
+        from jaxcheck.places.flow.text import as_text
 
         return as_text(self)
 
     def __repr__(self) -> str:
-        from jaxcheck.places.flow_text import as_line
+        from jaxcheck.places.flow.text import as_line
 
         return as_line(self)

@@ -25,8 +25,8 @@ from jaxcheck.gradients.report import GradientReport, LeafReport
 from jaxcheck.gradients.text import name_of
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Program
-from jaxcheck.places.flow_report import FlowLeaf, FlowUse
-from jaxcheck.places.flow_text import described, percentage, place_of
+from jaxcheck.places.flow.report import FlowLeaf, FlowUse
+from jaxcheck.places.flow.text import described, percentage, place_of
 from jaxcheck.reports.numbers import counted, significant
 from jaxcheck.reports.values import Finding, Verdict
 from jaxcheck.trees import Leaf, lies_under

@@ -32,9 +32,9 @@ from jaxcheck.jaxprs.lift import lift
 from jaxcheck.jaxprs.magnitudes import run_with_magnitudes
 from jaxcheck.jaxprs.sites import site_of
 from jaxcheck.jaxprs.trace import TracedLoss
-from jaxcheck.places.copies import with_copies
-from jaxcheck.places.flow_report import FlowLeaf, FlowUse, SourceLine
-from jaxcheck.places.uses import Use, uses_of
+from jaxcheck.places.flow.copies import with_copies
+from jaxcheck.places.flow.report import FlowLeaf, FlowUse, SourceLine
+from jaxcheck.places.flow.uses import Use, uses_of
 from jaxcheck.reports.values import EquationSite
 
 Array = Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxcheck.jaxprs import compat
-from jaxcheck.places.ledger import Origin
+from jaxcheck.places.births.ledger import Origin
 
 # primitive: (a safe operand, the expression in x_safe)
 _SAFE = {

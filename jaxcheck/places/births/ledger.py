@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import Literal
 
 from jaxcheck.jaxprs.compat import Equation
-from jaxcheck.places.tape import Frame
+from jaxcheck.places.births.tape import Frame
 
 Phase = Literal["forward", "backward"]
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.places import tape
-from jaxcheck.places.ledger import Origin
-from jaxcheck.places.marks import Marked, is_nan
-from jaxcheck.places.tape import Frame
+from jaxcheck.places.births import tape
+from jaxcheck.places.births.ledger import Origin
+from jaxcheck.places.births.marks import Marked, is_nan
+from jaxcheck.places.births.tape import Frame
 from jaxcheck.trees import is_inexact
 
 Stack = tuple[Equation, ...]

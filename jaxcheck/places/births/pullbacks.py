@@ -18,9 +18,9 @@ import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.places import facts, inside, tape
-from jaxcheck.places.ledger import Origin
-from jaxcheck.places.marks import (
+from jaxcheck.places.births import facts, inside, tape
+from jaxcheck.places.births.ledger import Origin
+from jaxcheck.places.births.marks import (
     Marked,
     Run,
     is_nan,
@@ -28,9 +28,9 @@ from jaxcheck.places.marks import (
     labels_of,
     merged,
 )
-from jaxcheck.places.primitives import pointwise
-from jaxcheck.places.tape import Frame, Tape
-from jaxcheck.places.walk import (
+from jaxcheck.places.births.primitives import pointwise
+from jaxcheck.places.births.tape import Frame, Tape
+from jaxcheck.places.births.walk import (
     CannotOpenError,
     Marks,
     Memo,

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Program
 from jaxcheck.jaxprs.lift import CALLS, REMAT, Lift
-from jaxcheck.places.tap import Carried, Visit, tapped
+from jaxcheck.places.rules.tap import Carried, Visit, tapped
 
 Array = Any
 # The equations from the outermost program down to one of them, by ``id``: a jaxpr that

@@ -27,8 +27,8 @@ from jaxcheck.jaxprs.compat import Equation
 from jaxcheck.jaxprs.compiled import Compiled
 from jaxcheck.jaxprs.lift import Lift, raised, reading_of, unchanged
 from jaxcheck.jaxprs.trace import trace_loss
-from jaxcheck.places.instrument import Chain, Instrument, Site
-from jaxcheck.places.tap import Carried, Visit
+from jaxcheck.places.rules.instrument import Chain, Instrument, Site
+from jaxcheck.places.rules.tap import Carried, Visit
 from jaxcheck.reports.numbers import significant, telling_digits, with_error_bar
 from jaxcheck.reports.values import Verdict
 from jaxcheck.trees import is_inexact, partition

@@ -39,8 +39,8 @@ from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.probes import words_of
 from jaxcheck.jaxprs.compiled import Compiled
 from jaxcheck.jaxprs.lift import reading_of
-from jaxcheck.places.instrument import Chain, Instrument, Site
-from jaxcheck.places.tap import Carried, Visit
+from jaxcheck.places.rules.instrument import Chain, Instrument, Site
+from jaxcheck.places.rules.tap import Carried, Visit
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]

@@ -1,0 +1,1 @@
+"""Where NaN and infinity are born."""

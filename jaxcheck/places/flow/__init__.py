@@ -1,0 +1,1 @@
+"""Which use of a leaf contributes how much of its gradient."""

@@ -1,0 +1,1 @@
+"""From a wrong gradient to the equations behind it."""
