@@ -22,7 +22,7 @@ from jaxcheck import trees
 from jaxcheck.jaxprs.trace import trace_loss
 from jaxcheck.places.births import pullbacks
 from jaxcheck.places.births.births import births
-from jaxcheck.places.births.walk import CannotOpenError
+from jaxcheck.places.births.explain import CannotOpenError
 
 f32 = jnp.float32
 f16 = jnp.float16

@@ -19,11 +19,12 @@ from jaxcheck.jaxprs import compat, interpret, sites
 from jaxcheck.jaxprs.compat import Equation
 from jaxcheck.jaxprs.trace import TracedLoss
 from jaxcheck.places.births import masking, remedies, tape
+from jaxcheck.places.births.explain import CannotOpenError
 from jaxcheck.places.births.ledger import Ledger, Origin
 from jaxcheck.places.births.marks import Marked, is_nan, labelled, labels_of, nonfinite
 from jaxcheck.places.births.pullbacks import Backward
 from jaxcheck.places.births.tape import Frame
-from jaxcheck.places.births.walk import CannotOpenError, Memo
+from jaxcheck.places.births.walk import Memo
 from jaxcheck.reports.values import EquationSite
 
 _LONGEST = 160  # characters of an equation

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from jaxcheck.jaxprs import sites
 from jaxcheck.jaxprs.compat import Program
+from jaxcheck.places.births.explain import CannotOpenError
 from jaxcheck.places.births.ledger import Ledger
 from jaxcheck.places.births.marks import Marked, labels_of
 from jaxcheck.places.births.tape import Frame
-from jaxcheck.places.births.walk import CannotOpenError, Walk
+from jaxcheck.places.births.walk import Walk
 
 
 def of_rule(program: Program, values: Sequence[Marked]) -> str:

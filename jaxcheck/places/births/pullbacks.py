@@ -9,70 +9,35 @@ times infinity does no harm.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret
-from jaxcheck.jaxprs.compat import Equation, Program
+from jaxcheck.jaxprs.compat import Program
 from jaxcheck.places.births import facts, inside, tape
+from jaxcheck.places.births.activity import active_variables, scan_activity
+from jaxcheck.places.births.cotangents import (
+    Cotangents,
+    idle_elements,
+    marks_of,
+    own_value,
+    same_shapes,
+    spread,
+    zero_for,
+)
+from jaxcheck.places.births.derivative import Pullback, Site, derivative
+from jaxcheck.places.births.explain import Marks, Node, Opened, explain
 from jaxcheck.places.births.ledger import Origin
 from jaxcheck.places.births.marks import (
     Marked,
-    Run,
-    is_nan,
     labelled,
-    labels_of,
     merged,
 )
 from jaxcheck.places.births.primitives import pointwise
 from jaxcheck.places.births.tape import Frame, Tape
-from jaxcheck.places.births.walk import (
-    CannotOpenError,
-    Marks,
-    Memo,
-    Node,
-    Opened,
-    Walk,
-    explain,
-)
-from jaxcheck.trees import is_inexact
-
-Cotangents = list[Marked | None]
-
-
-class Pullback(NamedTuple):
-    """The derivative of an equation or a program.
-
-    Attributes:
-        program: ``(operands..., cotangents...) -> cotangents of the operands``.
-        run: evaluates it.
-        live: the outputs whose cotangents it takes.
-        moved: the operands whose cotangents it gives, structural zeros left out.
-    """
-
-    program: Program
-    run: Run
-    live: tuple[int, ...]
-    moved: tuple[int, ...]
-
-
-class Site(NamedTuple):
-    """An equation of a running program, with what it takes, gave, and is sent back."""
-
-    frame: Frame
-    k: int
-    ins: list[Marked]
-    outs: list[Marked]
-    cotangents: Cotangents
-
-    @property
-    def eqn(self) -> Equation:
-        """The equation."""
-        return self.frame.equations[self.k]
+from jaxcheck.places.births.walk import Memo, Walk
 
 
 class Backward(Walk):
@@ -173,11 +138,11 @@ class Backward(Walk):
                 outs=outs,
                 bear=bear,
                 open=self.opening_back(site, moved, pullback),
-                pointwise=pointwise(eqn) and _same_shapes(ins, outs),
+                pointwise=pointwise(eqn) and same_shapes(ins, outs),
                 fragile=self.fragile(eqn),
             )
         )
-        return _spread(marked, pullback.moved, len(eqn.invars))
+        return spread(marked, pullback.moved, len(eqn.invars))
 
     def pullback(self, site: Site, moved: Sequence[bool]) -> Pullback:
         """The derivative of an equation, with respect to the operands that move."""
@@ -207,8 +172,8 @@ class Backward(Walk):
         """Enter a non-finite cotangent, or find that the value was non-finite so."""
         came = [c for c in site.cotangents if c is not None]
         local = pointwise(site.eqn) and np.shape(came[0].value) == mask.shape
-        own = _own(site.outs, mask, local=local)
-        idle = mask & _idle(came, mask, local=local)
+        own = own_value(site.outs, mask, local=local)
+        idle = mask & idle_elements(came, mask, local=local)
         if own is not None and not idle.any():
             same = np.where(own.nan == nan, own.marks, 0)
             rest = mask & (same == 0)
@@ -285,7 +250,7 @@ class Backward(Walk):
             frame = site.frame.inside(site.k, program, site.ins[skip:])
             back = self.backward(frame, site.cotangents, moved[skip:])
             given = [*([None] * skip), *back]
-            return [_marks(given[i]) for i in pullback.moved]
+            return [marks_of(given[i]) for i in pullback.moved]
 
         inner = tape.called(eqn)
         if inner is not None:
@@ -310,7 +275,7 @@ class Backward(Walk):
         walked = Tape(step, parts.carry, parts.length)
         walked.run()
         sent: Cotangents = [
-            _zero_for(v) if wanted[n + j] and c is None else c
+            zero_for(v) if wanted[n + j] and c is None else c
             for j, (c, v) in enumerate(
                 zip(site.cotangents[:m], parts.carry, strict=True)
             )
@@ -329,15 +294,15 @@ class Backward(Walk):
                 if c is not None:
                     consts[j] = self.add(site.frame, site.k, consts[j], c)
             sent = [
-                _zero_for(v) if wanted[n + j] and c is None else c
+                zero_for(v) if wanted[n + j] and c is None else c
                 for j, (c, v) in enumerate(
                     zip(back[n : n + m], parts.carry, strict=True)
                 )
             ]
-            stacked.append((t, [_marks(c) for c in back[n + m :]]))
+            stacked.append((t, [marks_of(c) for c in back[n + m :]]))
         shapes = [np.shape(x.value)[1:] for x in parts.xs]
         xs = [tape.stacked_marks(stacked, j, s) for j, s in enumerate(shapes)]
-        every = [*map(_marks, consts), *map(_marks, sent), *xs]
+        every = [*map(marks_of, consts), *map(marks_of, sent), *xs]
         return [every[i] for i in pullback.moved]
 
     def _advance_carry(
@@ -385,7 +350,7 @@ class Backward(Walk):
         def opening() -> Marks:
             frame = site.frame.inside(site.k, body, ins, i)
             back = self.backward(frame, cotangents, wanted)
-            return [_marks(back[j]) for j in pullback.moved]
+            return [marks_of(back[j]) for j in pullback.moved]
 
         looped = site.frame._replace(iteration=(*site.frame.iteration, i))
         bear = functools.partial(
@@ -405,154 +370,4 @@ class Backward(Walk):
                 fragile=self.fragile_inside(body),
             )
         )
-        return _spread(marked, pullback.moved, len(ins))
-
-
-# ---- derivatives
-
-
-def derivative(
-    site: Site,
-    function: Callable[[list[Any]], list[Any]],
-    ins: Sequence[Marked],
-    moved: Sequence[bool],
-    live: tuple[int, ...],
-) -> tuple[Program, tuple[int, ...]]:
-    """The derivative of a function as a program, and the operands it speaks of.
-
-    Raises:
-        CannotOpenError: JAX cannot differentiate it alone.
-    """
-    values = [x.value for x in ins]
-    sent = [site.cotangents[j] for j in live]
-    numbers = [
-        j
-        for j, (m, x) in enumerate(zip(moved, values, strict=True))
-        if m and is_inexact(x.dtype)
-    ]
-
-    def pulled(*every: Any) -> list[Any]:
-        operands = list(every[: len(values)])
-
-        def moving(*some: Any) -> list[Any]:
-            full = list(operands)
-            for j, value in zip(numbers, some, strict=True):
-                full[j] = value
-            outs = function(full)
-            return [outs[j] for j in live]
-
-        _, pull = jax.vjp(moving, *(operands[j] for j in numbers))
-        return list(pull(list(every[len(values) :])))
-
-    every = [*values, *(c.value for c in sent if c is not None)]
-    try:
-        program = compat.make_program(pulled, every)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise CannotOpenError(reason, site.frame, site.k) from error
-    depends = _depends(program, len(values))
-    kept = [i for i, does in enumerate(depends) if does]
-    return _with_outputs(program, kept), tuple(numbers[i] for i in kept)
-
-
-def _depends(program: Program, first: int) -> list[bool]:
-    """For each output, whether it depends on an input from ``first`` on."""
-    jaxpr, _ = compat.opened(program)
-    reached = set(jaxpr.invars[first:])
-    for eqn in jaxpr.eqns:
-        if any(not compat.is_literal(v) and v in reached for v in eqn.invars):
-            reached.update(eqn.outvars)
-    return [not compat.is_literal(v) and v in reached for v in jaxpr.outvars]
-
-
-def _with_outputs(program: Program, kept: Sequence[int]) -> Program:
-    def some(*values: Any) -> list[Any]:
-        outs = interpret.evaluate(program, values)
-        return [outs[i] for i in kept]
-
-    jaxpr, _ = compat.opened(program)
-    if len(kept) == len(jaxpr.outvars):
-        return program
-    return compat.make_program(some, [compat.struct(v.aval) for v in jaxpr.invars])
-
-
-def active_variables(program: Program, wanted: Sequence[bool]) -> set[Any]:
-    """The variables through which a wanted input can act on an output."""
-    jaxpr, _ = compat.opened(program)
-    active = {v for v, w in zip(jaxpr.invars, wanted, strict=True) if w and _inexact(v)}
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "stop_gradient":
-            continue
-        if any(not compat.is_literal(v) and v in active for v in eqn.invars):
-            active.update(v for v in eqn.outvars if _inexact(v))
-    return active
-
-
-def scan_activity(body: Program, n: int, m: int, moved: Sequence[bool]) -> list[bool]:
-    """Which inputs of a scan's body are active, once the carry has gone round."""
-    wanted = list(moved)
-    outvars = compat.opened(body)[0].outvars[:m]
-    while True:
-        active = active_variables(body, wanted)
-        carry = [
-            w or (not compat.is_literal(v) and v in active)
-            for w, v in zip(wanted[n : n + m], outvars, strict=True)
-        ]
-        if carry == wanted[n : n + m]:
-            return wanted
-        wanted[n : n + m] = carry
-
-
-def _inexact(var: Any) -> bool:
-    return is_inexact(getattr(var.aval, "dtype", np.dtype(bool)))
-
-
-# ---- cotangents
-
-
-def _spread(marked: Sequence[Marked], at: Sequence[int], length: int) -> Cotangents:
-    spread: Cotangents = [None] * length
-    for i, value in zip(at, marked, strict=True):
-        spread[i] = value
-    return spread
-
-
-def _marks(cotangent: Marked | None) -> np.ndarray | None:
-    return None if cotangent is None else cotangent.marks
-
-
-def _zero_for(value: Marked) -> Marked | None:
-    if not is_inexact(value.value.dtype):
-        return None
-    return Marked(jnp.zeros_like(value.value))
-
-
-def _same_shapes(ins: Sequence[Marked], outs: Sequence[Any]) -> bool:
-    return len({np.shape(x) for x in (*(i.value for i in ins), *outs)}) == 1
-
-
-class _Own(NamedTuple):
-    marks: np.ndarray
-    nan: np.ndarray
-
-
-def _own(outs: Sequence[Marked], mask: np.ndarray, *, local: bool) -> _Own | None:
-    """What the equation's own value has, as seen from the elements of ``mask``."""
-    if all(x.marks is None for x in outs):
-        return None
-    if local:
-        return (
-            None
-            if outs[0].marks is None
-            else _Own(outs[0].marks, is_nan(outs[0].value))
-        )
-    nan = [x for x in outs if x.marks is not None and is_nan(x.value).any()]
-    label = labels_of(nan or outs)[0]
-    return _Own(np.full(mask.shape, label, np.int32), np.full(mask.shape, bool(nan)))
-
-
-def _idle(came: Sequence[Marked], mask: np.ndarray, *, local: bool) -> np.ndarray:
-    """Where the cotangent that comes in is exactly zero."""
-    if local:
-        return np.asarray(came[0].value) == 0
-    return np.full(mask.shape, all(not np.asarray(c.value).any() for c in came))
+        return spread(marked, pullback.moved, len(ins))
