@@ -15,7 +15,7 @@ import platform
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 PACKAGES = (
@@ -98,6 +98,7 @@ def write(
     environment: dict[str, Any],
     settings: dict[str, Any],
     rows: Sequence[dict[str, Any]],
+    say: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Write one benchmark's JSON file and say where it is."""
     device = re.sub(r"[^a-z0-9]+", "-", environment["device"].lower()).strip("-")
@@ -110,5 +111,5 @@ def write(
     }
     directory.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    print(f"\nwritten to {path}")
+    say(f"\nwritten to {path}")
     return path

@@ -7,40 +7,30 @@ hand; ``survey_remarks.REMARKS`` says what it was.
 
 A part of the survey (``--only``, ``--match``) has results of its own name. Interrupt it
 at any time: what has been done is printed and written, and ``--resume`` goes on from
-there.
+there. If it is killed, all but the last few functions are in the JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import math
 import pathlib
 import re
 import shlex
 import sys
-import textwrap
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg
-import jax.scipy.special
-import jax.scipy.stats
 import numpy as np
-import optax
-from flax import nnx
 
 import jaxcheck
 from benchmarks import results
-from benchmarks import survey_distributions as probabilities
-from benchmarks import survey_layers as layers
 from benchmarks import survey_recipes as recipes
 from benchmarks.survey_document import document
 from benchmarks.survey_rows import (
@@ -48,137 +38,17 @@ from benchmarks.survey_rows import (
     NO_GRADIENT,
     NOT_CALLED,
     NOT_DIFFERENTIABLE,
-    SAME,
     Row,
     counts,
+    in_short,
     table_of,
-    title,
     title_of,
 )
+from benchmarks.survey_targets import Target, surveyed, targets
 
-# Compiled programs are dropped after this many checks, or memory grows without bound.
-CLEAR_EVERY = 25
-
-
-class Target(NamedTuple):
-    """One thing to do: a function with a case, or a reason why there is none."""
-
-    module: str
-    function: str
-    value: Any
-    case: recipes.Case | None
-    verdict: str = ""
-    reason: str = ""
-
-    @property
-    def title(self) -> str:
-        label = self.case.label if self.case else ""
-        return title(self.module, self.function, label)
-
-
-# --- What there is --------------------------------------------------------------------
-
-
-def functions_of(module: Any) -> dict[str, Any]:
-    """The public functions of a module."""
-    named = {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
-    return {
-        name: value
-        for name, value in named.items()
-        if callable(value) and not inspect.isclass(value)
-    }
-
-
-def layers_of(module: Any, functions: str) -> dict[str, Any]:
-    """The layers of flax's ``module``, and those of ``functions`` that it has."""
-    named = {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
-    return {
-        name: value
-        for name, value in named.items()
-        if (inspect.isclass(value) and issubclass(value, module.Module))
-        or name in functions.split()
-    }
-
-
-def distributions() -> dict[str, Any]:
-    """``norm.logpdf`` and so on, and the functions beside the distributions."""
-    stats = jax.scipy.stats
-    found = functions_of(stats) | {"gaussian_kde": stats.gaussian_kde}
-    for name in dir(stats):
-        if inspect.ismodule(getattr(stats, name)):
-            members = functions_of(getattr(stats, name))
-            found |= {f"{name}.{member}": value for member, value in members.items()}
-    return found
-
-
-def distribution_recipes(functions: Mapping[str, Any]) -> recipes.Recipes:
-    """The cases of ``jax.scipy.stats``."""
-    table: dict[str, Any] = dict(recipes.STATS)
-    for name, function in functions.items():
-        distribution = name.partition(".")[0]
-        if distribution in recipes.DISTRIBUTIONS:
-            own = recipes.of_distribution(function, distribution)
-            extra = recipes.STATS_EXTRA.get(name)
-            table[name] = own if extra is None else (own, extra)
-    return table
-
-
-def surveyed() -> dict[str, tuple[dict[str, Any], recipes.Recipes]]:
-    """Public functions and how to call them, by module."""
-    stats = distributions()
-    return {
-        "jax.nn": (functions_of(jax.nn), recipes.NN),
-        "jax.numpy": (functions_of(jnp), recipes.NUMPY),
-        "jax.numpy.fft": (functions_of(jnp.fft), recipes.FFT),
-        "jax.numpy.linalg": (functions_of(jnp.linalg), recipes.NUMPY_LINALG),
-        "jax.scipy.special": (functions_of(jax.scipy.special), recipes.SPECIAL),
-        "jax.scipy.stats": (stats, distribution_recipes(stats)),
-        "jax.scipy.linalg": (functions_of(jax.scipy.linalg), recipes.SCIPY_LINALG),
-        "optax.losses": (functions_of(optax.losses), recipes.OPTAX),
-        "flax.linen": (
-            layers_of(flax.linen, layers.LINEN_FUNCTIONS),
-            layers.LINEN,
-        ),
-        "flax.nnx": (layers_of(nnx, layers.NNX_FUNCTIONS), layers.NNX),
-        "numpyro.distributions": probabilities.of("numpyro"),
-        "distrax": probabilities.of("distrax"),
-    }
-
-
-def targets(
-    modules: Mapping[str, tuple[Mapping[str, Any], recipes.Recipes]],
-) -> Iterator[Target]:
-    """Every case of every function, once; further names of a function say so."""
-    known: dict[int, str] = {}
-    for module, (functions, table) in modules.items():
-        found: list[Target] = []
-        for name in sorted(functions, key=lambda name: (name not in table, name)):
-            function = functions[name]
-            if id(function) in known:
-                reason = known[id(function)]
-                found.append(Target(module, name, function, None, SAME, reason))
-                continue
-            known[id(function)] = f"{module}.{name}"
-            found.extend(cases_of(module, name, function, table))
-        yield from sorted(found, key=lambda target: target.function)
-
-
-def cases_of(
-    module: str, name: str, function: Any, table: recipes.Recipes
-) -> Iterator[Target]:
-    entry = table.get(name)
-    if isinstance(entry, str):
-        yield Target(module, name, function, None, NOT_DIFFERENTIABLE, entry)
-        return
-    if entry is None:
-        try:
-            entry = recipes.default(function)
-        except (TypeError, ValueError) as error:
-            yield Target(module, name, function, None, NOT_CALLED, in_short(error))
-            return
-    cases = (entry,) if isinstance(entry, recipes.Case) else entry
-    for case in cases:
-        yield Target(module, name, function, case)
+# After this many checks the rows are saved, and compiled programs are dropped: memory
+# would grow without bound.
+SAVE_EVERY = 25
 
 
 # --- One function ---------------------------------------------------------------------
@@ -255,12 +125,6 @@ def not_differentiable(reason: str) -> Row:
     return {"verdict": NOT_DIFFERENTIABLE, "reason": reason}
 
 
-def in_short(error: Exception) -> str:
-    """The first sentence of an error."""
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {textwrap.shorten(first, 160, placeholder=' …')}"
-
-
 def summary(report: jaxcheck.GradientReport) -> Row:
     """What the tables show of a report."""
     bounds = [leaf.bound for leaf in report.leaves if leaf.bound is not None]
@@ -305,7 +169,10 @@ def reason_of(report: jaxcheck.GradientReport) -> str:
 
 
 def survey(
-    todo: Sequence[Target], rows: dict[str, Row], show: Callable[[str], None]
+    todo: Sequence[Target],
+    rows: dict[str, Row],
+    show: Callable[[str], None],
+    save: Callable[[], object] = lambda: None,
 ) -> bool:
     """Examine ``todo``, adding to ``rows`` by title; whether it was finished."""
     try:
@@ -315,7 +182,8 @@ def survey(
             row = examine(target)
             rows[target.title] = row
             show(f"{done:4}/{len(todo)}  {target.title}: {row['verdict']}")
-            if done % CLEAR_EVERY == 0:
+            if done % SAVE_EVERY == 0:
+                save()
                 jax.clear_caches()
     except KeyboardInterrupt:
         show("interrupted")
@@ -406,19 +274,24 @@ def run(
         for target in everything
         if target.module in (options.only or modules) and options.match in target.title
     ]
-    finished = survey(todo, rows, say)
-    in_order = [rows[t.title] for t in everything if t.title in rows]
+
+    def write(finished: bool, say: Callable[[str], None]) -> list[Row]:
+        in_order = [rows[t.title] for t in everything if t.title in rows]
+        settings = {
+            "finished": finished,
+            "complete": len(in_order) == len(everything),
+            "mode": "auto",
+        }
+        results.write(options.output, name, environment, settings, in_order, say)
+        return in_order
+
+    finished = survey(todo, rows, say, lambda: write(False, lambda line: None))
+    in_order = write(finished, print)
     header = ["function", "verdict", "error bound", "findings", "reason"]
     results.print_table(header, table_of(in_order))
     print()
     header, *lines = counts(in_order)
     results.print_table(header, lines)
-    settings = {
-        "finished": finished,
-        "complete": len(in_order) == len(everything),
-        "mode": "auto",
-    }
-    results.write(options.output, name, environment, settings, in_order)
     if options.document is not None:
         other = json.loads(options.against.read_text()) if options.against else None
         text = document(in_order, environment, command(options), other)

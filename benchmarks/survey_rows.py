@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -28,6 +29,12 @@ def title(module: str, function: str, label: str) -> str:
 
 def title_of(row: Row) -> str:
     return title(row["module"], row["function"], row["case"])
+
+
+def in_short(error: Exception) -> str:
+    """The first sentence of an error."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {textwrap.shorten(first, 160, placeholder=' …')}"
 
 
 def table_of(rows: Iterable[Row]) -> Iterator[list[str]]:

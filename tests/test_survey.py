@@ -15,6 +15,7 @@ from benchmarks import (
     survey_document,
     survey_recipes,
     survey_rows,
+    survey_targets,
 )
 
 
@@ -81,11 +82,15 @@ WANTED = {
 ENVIRONMENT = {"versions": {"jax": "1.2.3"}, "device": "cpu", "platform": "cpu"}
 
 
+def planted():
+    modules = {"planted": (survey_targets.functions_of(MODULE), TABLE)}
+    return list(survey_targets.targets(modules))
+
+
 @pytest.fixture(scope="module")
 def rows():
-    modules = {"planted": (survey.functions_of(MODULE), TABLE)}
     found = {}
-    assert survey.survey(list(survey.targets(modules)), found, lambda line: None)
+    assert survey.survey(planted(), found, lambda line: None)
     return found
 
 
@@ -208,7 +213,7 @@ WRONG_IN_VALUE = survey_distributions.with_(seen=bad_identity)
 def test_log_probability_in_parameters_and_continuous_value(
     recipe, verdict, parameters
 ):
-    row = survey.examine(survey.Target("planted", "Bell", Bell, recipe.case()))
+    row = survey.examine(survey_targets.Target("planted", "Bell", Bell, recipe.case()))
     assert (row["verdict"], row["parameters"]) == (verdict, parameters)
     if verdict == "wrong":
         wrong = "value" if recipe.make is WRONG_IN_VALUE else "loc"
@@ -225,12 +230,27 @@ def test_what_was_interrupted_is_kept_and_not_done_again(rows, monkeypatch):
         return {"verdict": "correct"}
 
     monkeypatch.setattr(survey, "examine", examine)
-    modules = {"planted": (survey.functions_of(MODULE), TABLE)}
     found = {}
-    assert not survey.survey(list(survey.targets(modules)), found, lambda line: None)
-    assert not survey.survey(list(survey.targets(modules)), found, lambda line: None)
+    assert not survey.survey(planted(), found, lambda line: None)
+    assert not survey.survey(planted(), found, lambda line: None)
     assert examined == ["bad_tanh"]
     assert list(found) == ["planted.bad_tanh"]
+
+
+def test_rows_are_saved_on_the_way(monkeypatch):
+    monkeypatch.setattr(survey, "examine", lambda target: {"verdict": "correct"})
+    monkeypatch.setattr(survey, "SAVE_EVERY", 2)
+    todo = list(
+        survey_targets.targets(
+            {"planted": (survey_targets.functions_of(MODULE), TABLE)}
+        )
+    )
+    found, saved = {}, []
+    done = survey.survey(
+        todo, found, lambda line: None, lambda: saved.append(len(found))
+    )
+    assert done
+    assert saved == [2, 4, 6, 8]
 
 
 def test_weights_see_real_and_imaginary_parts_and_no_integers():
@@ -244,8 +264,8 @@ def test_weights_see_real_and_imaginary_parts_and_no_integers():
 
 
 def test_everything_named_in_a_recipe_exists():
-    modules = survey.surveyed()
+    modules = survey_targets.surveyed()
     for module, (functions, table) in modules.items():
         assert not table.keys() - functions.keys(), module
-    titles = [target.title for target in survey.targets(modules)]
+    titles = [target.title for target in survey_targets.targets(modules)]
     assert len(titles) == len(set(titles))
