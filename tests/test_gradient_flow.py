@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import jaxcheck
 from jaxcheck import InvalidInputError, Verdict, check, gradient_flow
-from jaxcheck.places.births import flow
+from jaxcheck.places.flow import flow
 
 THIS = "test_gradient_flow.py"
 
