@@ -237,6 +237,43 @@ def test_a_culprit_survives_json_and_pickle(params, x):
     assert site["rule"] == "cubed"
 
 
+def test_a_masked_softmax_is_opened_with_its_minus_infinities_held(x):
+    def softmax(scores):
+        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+    def loss_of_axis(axis):
+        @jax.custom_vjp
+        def attention(scores):
+            return softmax(scores)
+
+        def attention_bwd(weights, g):
+            return (weights * (g - jnp.sum(weights * g, axis=axis, keepdims=True)),)
+
+        attention.defvjp(lambda scores: (softmax(scores),) * 2, attention_bwd)
+
+        def loss(params, x):
+            scores = (x @ params) @ (x @ params).T
+            causal = jnp.tril(jnp.ones(scores.shape, bool))
+            return jnp.mean((attention(jnp.where(causal, scores, -jnp.inf)) @ x) ** 2)
+
+        return loss
+
+    kernel = jnp.linspace(-0.5, 0.5, 12).reshape(4, 3)
+    (site,) = locate(loss_of_axis(0), kernel, x)
+    assert (site.rule, site.derivative) == ("attention", "attention_bwd")
+    assert site.cures is True
+    found = re.match(
+        r"the cotangent of scores\[(\d), (\d)\] = (\S+) is \S+ by the rule, "
+        r"\S+ ± \S+ by differences",
+        site.details[0],
+    )
+    assert found, site.details
+    assert int(found[2]) <= int(found[1])
+    assert np.isfinite(float(found[3]))
+    assert locate(loss_of_axis(-1), kernel, x) == ()
+
+
 # ---- what is refused
 
 

@@ -172,14 +172,14 @@ def _checked(
 ) -> GradientReport:
     names = compat.operand_names(eqn)
     moving = {
-        name: value
+        name: np.where(np.isfinite(value), value, np.zeros_like(value))
         for name, value in zip(names, scene.operands, strict=True)
         if is_inexact(value.dtype)
     }
 
     def loss(moving: dict[str, Array]) -> Array:
         full = [
-            moving.get(name, value)
+            _moved(value, moving[name]) if name in moving else value
             for name, value in zip(names, scene.operands, strict=True)
         ]
         out = [x for x in lifted.equation(eqn, full) if is_inexact(x.dtype)]
@@ -202,6 +202,12 @@ def _checked(
         plan = make_plan(parts.differentiable, asked)
         started = time.perf_counter()
         return examine(traced, plan, asked, call="", started=started).report
+
+
+def _moved(value: Array, moving: Array) -> Array:
+    """``moving`` where ``value`` is finite: the -inf of a mask stays as it is."""
+    finite = np.isfinite(value)
+    return moving if finite.all() else jnp.where(finite, moving, value)
 
 
 def _detail(
