@@ -26,7 +26,7 @@ LEAVES = {
     "digits_rnn_scan": ([".input", ".recurrent", ".bias"], ".readout"),
 }
 # Their question is another one; each has a test of its own.
-OTHERS = {"dqn"}
+OTHERS = {"dqn", "dropout_seed", "graph_attention", "weight_decay"}
 EXAMPLES = [example for example in EVERY if example.stem not in OTHERS]
 
 
@@ -101,6 +101,57 @@ def test_command_line_takes_an_expectation(problem, status):
     expected = "dqn.py:bootstrapped_value"
     done = run("-m", "jaxcheck", "check", target, "--expect-zero", expected)
     assert done.returncode == status, done.stderr
+
+
+def reports_of(name, *titles):
+    """What an example prints below each title, on one line each, and its own lines."""
+    example = ROOT / "examples" / f"{name}.py"
+    done = run(example)
+    assert done.returncode == 0, done.stderr
+    pattern = "|".join(f"^{re.escape(title)}$" for title in titles)
+    before, *reports = re.split(pattern, done.stdout, flags=re.M)
+    assert (before, len(reports)) == ("", len(titles)), done.stdout
+    return [" ".join(report.split()) for report in reports], example.read_text()
+
+
+def line_with(text, code):
+    """The number of the only line of ``code`` that contains ``text``."""
+    [number] = [k for k, line in enumerate(code.splitlines(), 1) if text in line]
+    return number
+
+
+def test_example_of_a_softmax_over_the_wrong_axis_and_of_a_nan():
+    titles = ("With the planted bug", "With a member without ties", "Fixed")
+    (wrong, nan, fixed), code = reports_of("graph_attention", *titles)
+    rule = line_with("def softmax_bwd_wrong", code)
+    assert f"rule softmax_bwd_wrong, examples/graph_attention.py:{rule} " in wrong
+    assert re.search(r"the cotangent of scores\[\d+, \d+\] = \S+ is \S+ by the", wrong)
+    assert "without this rule the gradient is correct" in wrong
+    born = line_with("jnp.exp(scores - scores.max", code)
+    where = f"forward pass of sub examples/graph_attention.py:{born} `sub` of -inf"
+    assert f"Where: NaN is born in the {where} and -inf is nan at [34, 0]" in nan
+    assert fixed.startswith("jaxcheck: all 3 leaves have a correct gradient")
+
+
+def test_example_of_weight_decay_that_the_loss_lacks():
+    titles = ("With the planted bug", "Fixed: the L2 term is in the loss")
+    (wrong, fixed), code = reports_of("weight_decay", *titles)
+    assert wrong.startswith("jaxcheck: 5 of 6 leaves have a wrong gradient")
+    pattern = "pattern: difference is 1.00e-02 times the parameters: an L2 term that "
+    assert wrong.count(f"{pattern}autodiff has and the loss does not") == 5
+    rule = line_with("def decayed_bwd", code)
+    assert f"rule decayed_bwd, examples/weight_decay.py:{rule} " in wrong
+    assert fixed.startswith("jaxcheck: all 6 leaves have a correct gradient")
+
+
+def test_example_of_dropout_with_a_moving_seed():
+    titles = ("With the planted bug", "Fixed: the key is an argument, dropout is on")
+    (wrong, fixed), _ = reports_of("dropout_seed", *titles)
+    assert wrong.startswith("jaxcheck: inconclusive: all 3 leaves")
+    assert wrong.count("the loss is not a function") == 3
+    assert "nondeterministic the loss is another program each time" in wrong
+    assert "numerical" not in wrong
+    assert fixed.startswith("jaxcheck: all 3 leaves have a correct gradient")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
