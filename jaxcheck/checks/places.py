@@ -190,5 +190,4 @@ def _with_place(finding: Finding, found: Sequence[Birth]) -> Finding:
         causes = []
     if not causes:
         return finding
-    remedy = finding.remedy or causes[0].remedy
-    return dataclasses.replace(finding, site=causes[0].site, remedy=remedy)
+    return dataclasses.replace(finding, site=causes[0].site)

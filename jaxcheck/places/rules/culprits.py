@@ -216,7 +216,9 @@ def _named(
             total = int(np.prod(first.error.shape[:-1]))
             details.append(f"wrong in {len(iterations)} of {total} iterations")
         if len(defects) > 1:
-            details.append(f"at {counted(len(defects), 'place')} of the program")
+            details.append(
+                f"at {counted(len(defects), 'place')} of the program, or more"
+            )
         if removal is not None:
             rules = "this rule" if together == 1 else f"these {together} rules"
             state = "correct" if removal.cures else "still wrong"
