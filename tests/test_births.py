@@ -536,7 +536,13 @@ def as_params(params):
     return params
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if n % 3 else [])
+        for n, case in enumerate(CASES)
+    ],
+)
 def test_where_it_is_born(case):
     found = births_of(case.loss, as_params(case.params))
     assert found, "nothing was found"
