@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
+from jaxcheck.jaxprs import lift
 from jaxcheck.jaxprs.compat import Equation
 
 # Primitives that are a call of one nested program on their own operands.
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "eval_jaxpr": "call_jaxpr",
-    "composite": "jaxpr",
-    "custom_vmap_call": "call",
-    "custom_partitioning": "call",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "remat": "jaxpr",
-}
+CALLS = lift.CALLS | dict.fromkeys(lift.REMAT, "jaxpr")
 # All that run programs of the user, if not by a custom rule.
 RUNS = frozenset(
     (*CALLS, "cond", "custom_linear_solve", "pallas_call", "scan", "shard_map", "while")
