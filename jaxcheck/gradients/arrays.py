@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = Any
 
@@ -36,32 +37,32 @@ def widen(value: Array) -> Array:
     return value.astype(wide)
 
 
-def native_view(grad: Array) -> Array:
+def native_view(grad: Array, xp: Any = jnp) -> Array:
     """JAX's gradient of a complex leaf as derivatives by its real and imaginary part.
 
     For real f, ``jax.grad`` returns df/dx - i df/dy.
     """
     if jnp.iscomplexobj(grad):
-        return jnp.stack([jnp.real(grad), -jnp.imag(grad)], axis=-1)
+        return xp.stack([xp.real(grad), -xp.imag(grad)], axis=-1)
     return grad
 
 
-def count_bad(value: Array) -> Array:
+def count_bad(value: Array, xp: Any = jnp) -> Array:
     """Number of elements that are NaN or infinite."""
     # a sum of flags, never max: max loses NaN on some backends
-    return jnp.sum(~jnp.isfinite(value), dtype=jnp.int32)
+    return xp.sum(~xp.isfinite(value), dtype=np.int32)
 
 
-def norm(value: Array) -> Array:
+def norm(value: Array, xp: Any = jnp) -> Array:
     """2-norm that neither overflows nor underflows before it must."""
-    largest = jnp.max(jnp.abs(value), initial=0.0)
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    return jnp.sqrt(jnp.sum((value / unit) ** 2)) * unit
+    largest = xp.max(xp.abs(value), initial=0.0)
+    unit = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
+    return xp.sqrt(xp.sum((value / unit) ** 2)) * unit
 
 
-def rms(value: Array) -> Array:
+def rms(value: Array, xp: Any = jnp) -> Array:
     """Root mean square of all elements."""
-    return norm(value) / math.sqrt(max(1, math.prod(value.shape)))
+    return norm(value, xp) / math.sqrt(max(1, math.prod(value.shape)))
 
 
 def power_of_two(value: Array, xp: Any = jnp) -> Array:

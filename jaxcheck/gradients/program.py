@@ -15,11 +15,12 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import count_bad, native_view, norm, rms, widen
+from jaxcheck.gradients.arrays import native_view, widen
 from jaxcheck.gradients.differentiation import value_and_gradient
 from jaxcheck.gradients.evaluation import Evaluator, Lanes, Shared, Values
 from jaxcheck.gradients.point import Point
 from jaxcheck.gradients.probes import random_bits
+from jaxcheck.gradients.tally import bad_counts, measures
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compiled import Compiled, remembered
 from jaxcheck.jaxprs.magnitudes import run_with_magnitudes
@@ -137,9 +138,7 @@ class Programs(Point):
     @functools.cached_property
     def _native(self) -> Compiled:
         def run(*moved: Array) -> list[Array]:
-            value, grads = self._gradient(self.traced.function)(*moved)
-            bad = [count_bad(x) for x in (*moved, *grads)]
-            return [value, jnp.stack(bad), *grads]
+            return _flat(self._gradient(self.traced.function)(*moved))
 
         inputs = self._native_inputs()
         key = ("native", self.traced.forward, self.identity)
@@ -154,10 +153,10 @@ class Programs(Point):
         """Run the loss and its gradient in the program's own dtypes, twice."""
         count = len(self.leaves)
         compiled, inputs = self._native, self._native_inputs()
-        value, bad, *grads = compiled(*inputs)
+        value, *grads = compiled(*inputs)
         again = compiled(*inputs)[0]
         self.evaluations += 2
-        counts = np.asarray(bad, dtype=np.int64)
+        counts = bad_counts(self.identity, [*self.inputs[:count], *grads])
         return NativeResult(
             loss=float(value),
             repeated=float(again),
@@ -175,7 +174,7 @@ class Programs(Point):
 
     @functools.cached_property
     def _reading(self) -> Compiled:
-        """Loss, measures, gradients and sizes; see ``read``."""
+        """Loss, gradients and sizes; see ``read``."""
         inputs = self._reading_inputs
         try:
             return remembered(
@@ -186,17 +185,14 @@ class Programs(Point):
             # a rule that holds on to values of another trace, a collective that needs
             # to know what it varies over: the gradient as training has it must do
             self.borrowed = type(error).__name__
-            return Compiled(self._borrow, inputs, x64=True)
+            return Compiled(self._value, inputs, x64=True)
 
     @functools.cached_property
     def _reading_inputs(self) -> list[Any]:
-        avals = compat.input_avals(self.traced.program)
-        native = [compat.struct(aval) for aval in avals]
-        return [np.float64(0.0), np.zeros(2, np.uint32), *native, *self.inputs]
+        return [np.float64(0.0), np.zeros(2, np.uint32), *self.inputs]
 
-    def _read(self, jitter: Array, words: Array, *rest: Array) -> list[Array]:
+    def _read(self, jitter: Array, words: Array, *inputs: Array) -> list[Array]:
         count = len(self.leaves)
-        native, inputs = rest[:count], rest[count:]
         views = [
             _jittered(view, jitter, words, leaf.token)
             for view, leaf in zip(self.views_of(inputs), self.leaves, strict=True)
@@ -208,18 +204,13 @@ class Programs(Point):
         gradient = self._gradient(loss)
         flat = compat.make_program(lambda *args: _flat(gradient(*args)), views)
         out, sizes = run_with_magnitudes(flat, views, range(1, count + 1))
-        grads = [widen(g) for g in out[1:]]
-        return _measures(out[0], views, grads, [widen(s) for s in sizes], native)
+        return [widen(x) for x in (*out, *sizes)]
 
-    def _borrow(self, jitter: Array, words: Array, *rest: Array) -> list[Array]:
-        """The native gradient in place of the reading's, beside the reading's loss."""
+    def _value(self, jitter: Array, words: Array, *inputs: Array) -> list[Array]:
+        """The loss alone, where the native gradient stands in for the reading's."""
         del jitter, words
-        count = len(self.leaves)
-        native, inputs = rest[:count], rest[count:]
-        views = self.views_of(inputs)
-        value = interpret.evaluate(self.inlined, self.arguments(views))[0]
-        grads = [widen(native_view(g)) for g in native]
-        return _measures(value, views, grads, [jnp.abs(g) for g in grads], native)
+        arguments = self.arguments(self.views_of(inputs))
+        return [widen(interpret.evaluate(self.inlined, arguments)[0])]
 
     def read(
         self, native: NativeResult, *, jitter: float = 0.0, words: Any = (0, 0)
@@ -227,25 +218,32 @@ class Programs(Point):
         """Loss and gradient of the reading.
 
         Args:
-            native: the native gradients, to measure their error.
+            native: the native gradients, to measure their error, and to stand in
+                where there is no other.
             jitter: how many units of float64 roundoff to move each parameter by, in
                 random directions, to measure autodiff's own noise; 0 for none.
             words: from ``probes.words_of``, for those directions.
         """
         words = np.asarray(words, np.uint32)
-        out = self._reading(np.float64(jitter), words, *native.grads, *self.inputs)
+        loss, *rest = self._reading(np.float64(jitter), words, *self.inputs)
         self.evaluations += 1
         count = len(self.leaves)
-        table = np.asarray(out[1], dtype=np.float64)
+        grads, sizes = rest[:count], rest[count:]
+        if self.borrowed is not None:
+            with compat.x64(True):
+                grads = [widen(native_view(g)) for g in native.grads]
+                sizes = [jnp.abs(g) for g in grads]
+        of = (self.inputs[:count], grads, sizes, native.grads)
+        table = measures(self.identity, *of)
         return ReadingResult(
-            loss=float(out[0]),
-            grads=out[3 : 3 + count],
-            sizes=out[3 + count :],
+            loss=float(loss),
+            grads=grads,
+            sizes=sizes,
             rms=table[0],
             norms=table[1],
             size_norms=table[2],
             native_errors=table[3],
-            bad_grads=np.asarray(out[2], dtype=np.int64),
+            bad_grads=bad_counts(self.identity, grads),
         )
 
     @property
@@ -303,24 +301,6 @@ class Programs(Point):
             advance(count)
 
         return self._evaluator.run(lanes, shared, done)
-
-
-def _measures(
-    value: Array,
-    views: Sequence[Array],
-    grads: Sequence[Array],
-    sizes: Sequence[Array],
-    native: Sequence[Array],
-) -> list[Array]:
-    errors = [widen(native_view(n)) - g for n, g in zip(native, grads, strict=True)]
-    table = [
-        [rms(widen(v)) for v in views],
-        [norm(g) for g in grads],
-        [norm(s) for s in sizes],
-        [norm(e) for e in errors],
-    ]
-    bad = [count_bad(g) for g in grads]
-    return [widen(value), jnp.array(table), jnp.stack(bad), *grads, *sizes]
 
 
 def _jittered(view: Array, jitter: Array, words: Array, token: int) -> Array:
