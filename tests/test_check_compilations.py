@@ -71,7 +71,9 @@ def test_no_program_a_leaf(warmed_up, mode):
     few = count(2, 0.7, mode=mode)
     many = count(15, 0.7, mode=mode)
     assert few == many
-    assert few <= 3  # the native gradient, the reading's, and the evaluation
+    # the native gradient, the reading's, and the evaluation; the loss by itself, natively
+    # and read, in which only the compiler can be wrong
+    assert few <= 5
 
 
 def test_no_program_a_shape(warmed_up):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxcheck.checks.asking import ask
+from jaxcheck.checks.compiler import with_compiler
 from jaxcheck.gradients.examine import Examined, examine
 from jaxcheck.gradients.options import Options, Progress, StopGradient
 from jaxcheck.gradients.report import GradientReport
@@ -92,7 +93,7 @@ def locate(
         given=given,
     )
     examined = examine(traced, plan, options, call=call, started=started)
-    return _located(traced, examined, options).culprits
+    return located(traced, examined, options, started).culprits
 
 
 def located(
@@ -106,17 +107,25 @@ def located(
         options: of the check.
         started: when the check began, by ``time.perf_counter``.
     """
-    report = examined.report
-    if report.verdict is not Verdict.WRONG and not _not_finite(report):
-        return report
-    found = _located(traced, examined, options)
-    return dataclasses.replace(
-        report,
-        findings=tuple(_with_place(f, found.births) for f in report.findings),
-        culprits=found.culprits,
-        not_located=found.note,
-        seconds=time.perf_counter() - started,
-    )
+    report = with_compiler(examined)
+    examined = examined._replace(report=report)
+    if report.verdict is Verdict.WRONG or _not_finite(report):
+        found = _located(traced, examined, options)
+        report = dataclasses.replace(
+            report,
+            findings=tuple(_with_place(f, found.births) for f in report.findings),
+            culprits=(*_miscompiled(report), *found.culprits),
+            not_located=found.note,
+        )
+    return dataclasses.replace(report, seconds=time.perf_counter() - started)
+
+
+def _miscompiled(report: GradientReport) -> Iterator[EquationSite]:
+    """Where the compiler made a gradient wrong."""
+    for finding in report.findings:
+        site = finding.site
+        if finding.kind == "compiler" and finding.leaf is not None and site is not None:
+            yield site
 
 
 class _Found(NamedTuple):
@@ -143,7 +152,7 @@ def _located(traced: TracedLoss, examined: Examined, options: Options) -> _Found
             for k, (leaf, result) in enumerate(judged)
             if result.outcome.verdict is Verdict.WRONG and leaf.path not in bad
         }
-        if bad and not wrong:
+        if not wrong:
             return found
         rules = culprits(verification.meter, wrong, options, advance)
     return _Found((*found.culprits, *rules.culprits), found.births, rules.note)
@@ -164,7 +173,7 @@ def _born(traced: TracedLoss, advance: Callable[[int], None]) -> _Found:
         return _Found((), (), f"where NaN is born could not be traced ({kind}).")
     advance(1)
     if not found:
-        note = "evaluated equation by equation, everything is finite."
+        note = "one by one, the equations give finite values; only compiled they do not."
         return _Found((), (), note)
     return _Found(tuple(_site(birth) for birth in found), found)
 

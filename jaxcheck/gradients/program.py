@@ -123,7 +123,7 @@ class Programs(Point):
 
     def start_gradients(self) -> None:
         """Compile what ``native`` and ``read`` run, side by side."""
-        self._native.start(*self._native_inputs())
+        self._native.start(*self.native_inputs)
         self._reading.start(*self._reading_inputs)
 
     def start_evaluation(self) -> None:
@@ -140,19 +140,37 @@ class Programs(Point):
         def run(*moved: Array) -> list[Array]:
             return _flat(self._gradient(self.traced.function)(*moved))
 
-        inputs = self._native_inputs()
         key = ("native", self.traced.forward, self.identity)
+        inputs = self.native_inputs
         return remembered(key, lambda: Compiled(run, inputs, x64=self.traced.x64))
 
-    def _native_inputs(self) -> list[Any]:
-        # Python scalars stay weakly typed, as the loss saw them
+    @functools.cached_property
+    def native_inputs(self) -> list[Any]:
+        """What the loss is called with: Python scalars weakly typed, as it saw them."""
         originals = zip(self.traced.inputs, self.inputs, strict=True)
         return [v if type(v) in (float, complex) else x for v, x in originals]
+
+    @property
+    def gradient_program(self) -> compat.Program:
+        """The program of the loss with its gradient, as training computes them."""
+        return self._native.program
+
+    def loss_alone(self) -> float:
+        """The loss as it is when it is compiled without its gradient."""
+
+        def run(*moved: Array) -> list[Array]:
+            return interpret.evaluate(self.traced.program, moved)[:1]
+
+        inputs, x64 = self.native_inputs, self.traced.x64
+        key = ("alone", self.identity)
+        compiled = remembered(key, lambda: Compiled(run, inputs, x64=x64))
+        self.evaluations += 1
+        return float(compiled(*inputs)[0])
 
     def native(self) -> NativeResult:
         """Run the loss and its gradient in the program's own dtypes, twice."""
         count = len(self.leaves)
-        compiled, inputs = self._native, self._native_inputs()
+        compiled, inputs = self._native, self.native_inputs
         value, *grads = compiled(*inputs)
         again = compiled(*inputs)[0]
         self.evaluations += 2
@@ -258,6 +276,26 @@ class Programs(Point):
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self, lanes=self._lanes, coordinates=self._coordinates)
+
+    def reading_alone(self) -> float:
+        """The loss of the reading, compiled without its gradient."""
+
+        def run(*inputs: Array) -> list[Array]:
+            arguments = self.arguments(self.views_of(inputs))
+            return [widen(interpret.evaluate(self.inlined, arguments)[0])]
+
+        key = ("reading alone", self.identity)
+        compiled = remembered(key, lambda: Compiled(run, self.inputs, x64=True))
+        self.evaluations += 1
+        return float(compiled(*self.inputs)[0])
+
+    def at_rest(self, reading: ReadingResult) -> list[float]:
+        """The loss where nothing moves, as the programs of ``evaluate`` have it."""
+        first = self.offsets[:-1][np.diff(self.offsets) > 0]
+        lanes = Lanes(lo=first, hi=first + 1, step=np.zeros(len(first)))
+        scales, words = np.ones(len(self.leaves)), np.zeros(2, np.uint32)
+        values = self.evaluate(lanes, reading, scales, words=words, unit=True)
+        return [float(value) for value in values.loss]
 
     def evaluate(
         self,

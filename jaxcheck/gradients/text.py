@@ -88,7 +88,7 @@ def blocks(report: GradientReport) -> Iterator[Block]:
         yield leaf_table(report)
     if report.findings:
         yield Blank()
-        yield from finding_paragraphs(report.findings)
+        yield from finding_paragraphs(report.findings, report.culprits)
     if report.culprits:
         yield Blank()
         yield from culprit_paragraphs(report.culprits)
@@ -274,13 +274,16 @@ def both_numbers(worst: Coordinate) -> str:
 # ---- findings and places -------------------------------------------------------------
 
 
-def finding_paragraphs(findings: tuple[Finding, ...]) -> Iterator[Paragraph]:
+def finding_paragraphs(
+    findings: tuple[Finding, ...], culprits: tuple[EquationSite, ...] = ()
+) -> Iterator[Paragraph]:
     """One paragraph a finding; of many of one kind the first few."""
     seen: dict[str, int] = {}
     for finding in findings:
         seen[finding.kind] = seen.get(finding.kind, 0) + 1
         if seen[finding.kind] <= FINDINGS_OF_A_KIND:
-            yield finding_paragraph(finding)
+            located = finding.site in culprits
+            yield finding_paragraph(finding, located=located)
     for kind, number in seen.items():
         if number > FINDINGS_OF_A_KIND:
             more = count(number - FINDINGS_OF_A_KIND)
@@ -289,13 +292,20 @@ def finding_paragraphs(findings: tuple[Finding, ...]) -> Iterator[Paragraph]:
             )
 
 
-def finding_paragraph(finding: Finding) -> Paragraph:
-    """What was found, in which leaf, where, and what to do about it."""
+def finding_paragraph(finding: Finding, *, located: bool = False) -> Paragraph:
+    """What was found, in which leaf, where, and what to do about it.
+
+    Args:
+        finding: what was found.
+        located: whether its place has a paragraph of its own.
+    """
     tone: Tone = "bad" if finding.kind in ERROR_KINDS else "unsure"
     places = [] if finding.leaf is None else [f"in {name_of(finding.leaf)}"]
     if finding.site is not None:
         places.append(str(finding.site))
     details = [Span(finding.message)]
+    if finding.site is not None and finding.site.fault and not located:
+        details += site_details(finding.site)
     if finding.remedy:
         details.append(Span(f"Remedy: {finding.remedy}"))
     return Paragraph(Span(finding.kind, tone), ", ".join(places), tuple(details))
@@ -324,6 +334,11 @@ def culprit_details(site: EquationSite) -> Iterator[Span]:
         places.append(f"iteration {', '.join(map(str, site.iteration))}")
     if places:
         yield Span("   ".join(places), "strong")
+    yield from site_details(site)
+
+
+def site_details(site: EquationSite) -> Iterator[Span]:
+    """What is known about an equation, and how it reads."""
     for detail in site.details:
         yield Span(detail)
     for line in (site.equation or "").splitlines():

@@ -50,6 +50,7 @@ class Verification:
 
     Attributes:
         meter: measures.
+        native: what training computes.
         judge: decides.
     """
 
@@ -68,7 +69,7 @@ class Verification:
         norms = meter.reading.norms * meter.scales
         largest = float(np.max(norms[np.isfinite(norms)], initial=0.0))
         self.judge = Judge(meter, native, tolerances, seed=seed, gradient=largest)
-        self._native = native
+        self.native = native
         self._plan = plan
         self._tolerances = tolerances
         self._budget = budget
@@ -171,7 +172,7 @@ class Verification:
             singles = result.coordinates or outcome.comparison
             factors = self.meter.programs.traced.lengths
             result.pattern = pattern_of(self.meter, leaf, singles, factors)
-        if self._native.bad_grads[leaf]:
+        if self.native.bad_grads[leaf]:
             self._natively_not_finite(leaf, result)
         return result
 
@@ -246,7 +247,7 @@ class Verification:
     def _natively_not_finite(self, leaf: int, result: LeafResult) -> None:
         """The rules are finite in float64; what training computes is not."""
         programs = self.meter.programs
-        gradient = programs.native_view(self._native, leaf).ravel()
+        gradient = programs.native_view(self.native, leaf).ravel()
         chosen = np.flatnonzero(~np.isfinite(gradient))
         lane = self.meter.single(leaf, int(chosen[0]))
         result.coordinates = self.meter.compare("sampled", [lane])

@@ -93,7 +93,7 @@ class ReportWriter:
             for leaf in self.traced.params.leaves
         )
         return GradientReport(
-            verdict=_overall(leaves),
+            verdict=overall(leaves),
             leaves=leaves,
             findings=tuple(findings),
             loss=native.loss,
@@ -249,7 +249,8 @@ def _grade(difference: float | None) -> str | None:
     return "above 1e-2"
 
 
-def _overall(leaves: Sequence[LeafReport]) -> Verdict:
+def overall(leaves: Sequence[LeafReport]) -> Verdict:
+    """The verdict of the leaf that is worst off."""
     verdicts = {leaf.verdict for leaf in leaves}
     for verdict in (Verdict.WRONG, Verdict.INCONCLUSIVE, Verdict.CORRECT):
         if verdict in verdicts:

@@ -36,6 +36,14 @@ def window(program: Program, eqn: Equation, inputs: Sequence[str] = ()) -> str:
     )
 
 
+def listing(program: Program) -> str:
+    """All equations of ``program``, the last one marked."""
+    jaxpr, _ = compat.opened(program)
+    names = _names(jaxpr, ())
+    lines = [f"{' ' * len(MARK)}{_line(eqn, names)}" for eqn in jaxpr.eqns]
+    return "\n".join([*lines[:-1], f"{MARK}{lines[-1][len(MARK) :]}"])
+
+
 def _names(jaxpr: Any, inputs: Sequence[str]) -> dict[Any, str]:
     given = inputs or getattr(jaxpr.debug_info, "arg_names", None) or ()
     names: dict[Any, str] = {}

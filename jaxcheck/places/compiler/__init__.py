@@ -1,0 +1,1 @@
+"""What the compiler gets wrong, and the smallest part that shows it."""
