@@ -71,8 +71,8 @@ def test_no_program_a_leaf(warmed_up, mode):
     few = count(2, 0.7, mode=mode)
     many = count(15, 0.7, mode=mode)
     assert few == many
-    # the native gradient, the reading's, and the evaluation; the loss by itself, natively
-    # and read, in which only the compiler can be wrong
+    # the native gradient, the reading's, and the evaluation; the loss by itself,
+    # natively and read, which only the compiler can make another
     assert few <= 5
 
 

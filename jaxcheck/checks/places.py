@@ -173,7 +173,7 @@ def _born(traced: TracedLoss, advance: Callable[[int], None]) -> _Found:
         return _Found((), (), f"where NaN is born could not be traced ({kind}).")
     advance(1)
     if not found:
-        note = "one by one, the equations give finite values; only compiled they do not."
+        note = "one by one the equations give finite values; only compiled they do not."
         return _Found((), (), note)
     return _Found(tuple(_site(birth) for birth in found), found)
 
