@@ -12,9 +12,8 @@ from jax.interpreters import ad, batching, mlir
 import jaxcheck
 from jaxcheck import Verdict, trees
 from jaxcheck.gradients.program import Programs
-from jaxcheck.jaxprs import compat, stepwise
+from jaxcheck.jaxprs import compat, rounding, stepwise
 from jaxcheck.jaxprs.trace import trace_loss
-from jaxcheck.places.compiler import rounding
 from jaxcheck.places.compiler.smallest import smallest_part
 from tests.located import MODELS
 

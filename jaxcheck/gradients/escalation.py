@@ -17,6 +17,8 @@ from jaxcheck.reports.values import Verdict
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
+# Changes of the loss that are lost among its stairs, in stairs.
+_STAIRS = 4.0
 # Autodiff's own noise is measured from two jittered gradients; allow for this multiple.
 _NOISE_FACTOR = 8.0
 # A gradient that moves by more than this share crosses a switch: that is not rounding.
@@ -78,6 +80,9 @@ class Escalation:
         wrong = [k for k, r in enumerate(rulings) if r.verdict is Verdict.WRONG]
         if wrong:
             self._autodiff_rounding(disagreements, climbed, rulings, wrong)
+            wrong = [k for k in wrong if rulings[k].verdict is Verdict.WRONG]
+        if any(climbed[k][0].derivative == 0.0 for k in wrong):
+            self._rounded_away(disagreements.step, climbed, rulings, wrong)
             wrong = [k for k in wrong if rulings[k].verdict is Verdict.WRONG]
         if wrong and self.meter.programs.sites and not self.meter.transparent:
             self._look_through(disagreements, rulings, wrong)
@@ -229,6 +234,34 @@ class Escalation:
                         f"{_JITTER:.0f} units of roundoff"
                     ),
                 )
+
+    def _rounded_away(
+        self,
+        scale: float,
+        climbed: list[tuple[Rungs, float]],
+        rulings: list[Ruling],
+        wrong: list[int],
+    ) -> None:
+        """Before a flat loss makes a gradient WRONG: whether it is a stair of rounding.
+
+        Where a large number is added and taken away again, the loss stays the same bit
+        by bit until the parameters have moved by more than that number's roundoff.
+        """
+        for k in wrong:
+            rungs, predicted = climbed[k]
+            missing = abs(rungs.derivative - predicted)
+            if not missing * scale * 2.0**rungs.exponent <= _STAIRS * self.meter.grain:
+                continue
+            rulings[k] = dataclasses.replace(
+                rulings[k],
+                verdict=Verdict.INCONCLUSIVE,
+                bar=max(rungs.bar, missing),
+                kind="noise",
+                message=(
+                    f"noise: inside, the loss is rounded by {self.meter.grain:.1e}; a "
+                    f"step should change it by {abs(predicted):.1e}, which is lost"
+                ),
+            )
 
     def _look_through(
         self, disagreements: Comparison, rulings: list[Ruling], wrong: list[int]

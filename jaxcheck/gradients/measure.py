@@ -20,7 +20,7 @@ from jaxcheck.gradients.evaluation import Lanes, Values
 from jaxcheck.gradients.ladder import Rungs
 from jaxcheck.gradients.probes import words_of
 from jaxcheck.gradients.program import Programs, ReadingResult
-from jaxcheck.jaxprs import compat
+from jaxcheck.jaxprs import compat, rounding
 from jaxcheck.jaxprs.switches import Switch, nearest_switches
 from jaxcheck.trees import Leaf
 
@@ -39,6 +39,7 @@ class Meter:
         reading: the gradient under test.
         seed: the words of the random key.
         scales: step of each leaf.
+        at_point: the loss at the point.
         noise: absolute uncertainty of one value of the loss.
         transparent: whether every stop_gradient lets moved values through.
     """
@@ -61,12 +62,9 @@ class Meter:
         self.scales: FloatArray = np.array(
             [differences.step_of(float(r), programs.eps) for r in rms]
         )
-        self.noise = self._measure_noise()
-
-    @property
-    def at_point(self) -> float:
-        """The loss at the point."""
-        return self.reading.loss
+        self.at_point = reading.loss
+        # in proportion to each coordinate: the leaf's step would be far for small ones
+        self.noise = self._noise_along(self.everything(0, relative=True))
 
     def with_reading(self, reading: ReadingResult) -> Meter:
         """The same meter for another gradient at the same point."""
@@ -74,6 +72,37 @@ class Meter:
         other.__dict__.update(self.__dict__)
         other.__dict__.pop("_flat", None)
         other.reading = reading
+        return other
+
+    @functools.cached_property
+    def grain(self) -> float:
+        """By how much the rounding of its parts may move one value of the loss.
+
+        Found with random rounding: equal values at neighboring points do not show it.
+        """
+        programs = self.programs
+        with compat.x64(True):
+            inputs = programs.arguments(programs.views_of(programs.inputs))
+            try:
+                runs = rounding.random_runs(programs.inlined, inputs)
+            except Exception:  # a program that runs in its surroundings only
+                return self.noise
+        losses = [float(run[0]) for run in runs]
+        return max(self.noise, max(losses) - min(losses))
+
+    def standing_still_but(self, leaf: int, lane: Lane) -> Meter:
+        """The same meter for one leaf alone, whatever the others' values round to.
+
+        A sum that cancels in another leaf's part of the loss is off by the same amount
+        in every value, as long as that leaf stands still.
+
+        Args:
+            leaf: its number.
+            lane: one of those that will be compared; values are of the same program.
+        """
+        other = self.with_reading(self.reading)
+        other.at_point = float(other._run([lane], [0.0]).loss[0, 0])
+        other.noise = other._noise_along(self.whole(leaf, 0, relative=True))
         return other
 
     def own_step(self, lane: Lane) -> float:
@@ -355,12 +384,9 @@ class Meter:
         single = np.array([lane.probe is None for lane in lanes], bool)
         return np.where(single, moved, 1.0)
 
-    def _measure_noise(self) -> float:
+    def _noise_along(self, lane: Lane) -> float:
         """Round-off of one loss value: eps|f|, or what equal steps show."""
-        self.noise = 0.0
         eps = self.programs.eps
-        # in proportion to each coordinate: the leaf's step would be far for small ones
-        lane = self.everything(0, relative=True)
         noise = eps * abs(self.at_point)
         for spacing in differences.noise_spacings(eps):
             steps = [spacing * k for k in range(differences.NOISE_POINTS)]

@@ -24,6 +24,8 @@ from jaxcheck.reports.values import Finding, Verdict
 _SMALL = 2_048
 # A function that is approximated in its dtype may be off by this much.
 _APPROXIMATE = 1e-4
+# Noise of one leaf by itself that is worth another comparison.
+_QUIETER = 4.0
 # Coordinates with a non-finite gradient that are looked at.
 _NONFINITE = 4
 
@@ -161,6 +163,8 @@ class Verification:
         directional = comparison.method == "directional"
         if directional and outcome.verdict is Verdict.INCONCLUSIVE:
             outcome = self._another_way(leaf, outcome)
+        if outcome.verdict is Verdict.INCONCLUSIVE:
+            outcome = self._by_itself(leaf, outcome)
         if outcome.verdict is Verdict.WRONG:
             outcome = self._approximation(leaf, outcome)
         result = LeafResult(outcome=outcome)
@@ -220,6 +224,17 @@ class Verification:
             return outcome
         singles = [self.meter.single(leaf, i) for i in range(size)]
         return self.judge.decide(leaf, self.meter.compare("exhaustive", singles))
+
+    def _by_itself(self, leaf: int, outcome: LeafOutcome) -> LeafOutcome:
+        """For a leaf beside a noisy one: all but this leaf held still."""
+        comparison = outcome.comparison
+        if not comparison.lanes or len(self.meter.programs.leaves) == 1:
+            return outcome
+        meter = self.meter.standing_still_but(leaf, comparison.lanes[0])
+        if not meter.noise < self.meter.noise / _QUIETER:
+            return outcome
+        again = meter.compare(comparison.method, comparison.lanes)
+        return self.judge.of(meter).decide(leaf, again)
 
     def _not_finite(self, leaf: int, comparison: Comparison) -> LeafResult:
         """NaN or infinity from the rules: wrong where the derivative exists."""

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
-from jaxcheck.jaxprs import compat, sites, stepwise
+from jaxcheck.jaxprs import compat, rounding, sites, stepwise
 from jaxcheck.jaxprs.compat import Program
 from jaxcheck.jaxprs.window import listing
-from jaxcheck.places.compiler import rounding
 from jaxcheck.places.compiler.smallest import Part, smallest_part
 from jaxcheck.reports.numbers import counted, significant, telling_digits
 from jaxcheck.reports.values import EquationSite, Finding
@@ -191,12 +190,7 @@ def _beyond_rounding(subject: _Subject) -> dict[int, tuple[Any, ...]]:
     }
     if all(rounding.alike(*pair) for pair in pairs.values()):
         return {}
-    others = [
-        stepwise.one_by_one(
-            program, inputs, rounding.rounded(np.random.default_rng(seed))
-        )
-        for seed in range(rounding.RUNS)
-    ]
+    others = rounding.random_runs(program, inputs)
     wrong: dict[int, tuple[Any, ...]] = {}
     for k, (compiled, value) in pairs.items():
         ratio = rounding.beyond(compiled, value, [other[k] for other in others])

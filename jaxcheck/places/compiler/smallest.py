@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcheck.jaxprs import compat, interpret, stepwise
+from jaxcheck.jaxprs import compat, interpret, rounding, stepwise
 from jaxcheck.jaxprs.compat import Equation, Program
-from jaxcheck.places.compiler import rounding
 from jaxcheck.trees import is_inexact
 
 

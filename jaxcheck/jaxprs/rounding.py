@@ -19,8 +19,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.jaxprs import compat
-from jaxcheck.jaxprs.compat import Equation
+from jaxcheck.jaxprs import compat, stepwise
+from jaxcheck.jaxprs.compat import Equation, Program
 from jaxcheck.trees import is_inexact
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -102,6 +102,14 @@ def _moved(rng: np.random.Generator, value: Any, size: Any) -> Any:
     sign = rng.choice([-1.0, 1.0], np.shape(wide))
     with np.errstate(all="ignore"):
         return jnp.asarray((wide + sign * unit).astype(value.dtype))
+
+
+def random_runs(program: Program, inputs: Sequence[Any]) -> list[list[Any]]:
+    """Outputs of ``program`` with random rounding, as often as it takes."""
+    return [
+        stepwise.one_by_one(program, inputs, rounded(np.random.default_rng(seed)))
+        for seed in range(RUNS)
+    ]
 
 
 def alike(compiled: Any, value: Any) -> bool:
