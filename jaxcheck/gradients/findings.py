@@ -19,6 +19,8 @@ from jaxcheck.gradients.judge import LeafOutcome
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
 from jaxcheck.jaxprs import interpret
+from jaxcheck.jaxprs.cuts import flat_equations
+from jaxcheck.jaxprs.sites import nested_site
 from jaxcheck.jaxprs.switches import Switch
 from jaxcheck.jaxprs.trace import TracedLoss
 from jaxcheck.reports.values import Finding, Verdict
@@ -38,6 +40,8 @@ _NEAR_STEPS = 4.0
 # A stop_gradient site that changes the derivative by less is not worth mentioning.
 _DETACHED_SHARE = 1e-6
 _PROBE = 0
+# Flat equations that are named.
+_CUTS = 3
 
 
 def nondeterminism(traced: TracedLoss, native: NativeResult) -> Finding | None:
@@ -89,8 +93,7 @@ def leaf_findings(
         and outcome.verdict is Verdict.CORRECT
         and not outcome.findings
     ):
-        message = f"the gradient of {name} is exactly zero at this point, rightly."
-        found.append(Finding(kind="dead", leaf=leaf.path, message=message))
+        found.append(_dead(programs, k, leaf.path))
     error, scale = reading.native_errors[k], reading.norms[k]
     summed = max(float(scale), 1e-3 * float(reading.size_norms[k]))
     eps = float(jnp.finfo(leaf.dtype).eps)
@@ -101,6 +104,29 @@ def leaf_findings(
         share = float(error) / summed
         found.append(_precision_loss(programs, leaf.path, leaf.dtype, share))
     return found
+
+
+def _dead(programs: Programs, k: int, path: str) -> Finding:
+    name = path or "the leaf"
+    cuts = [nested_site(stack) for stack in flat_equations(programs.traced.program, k)]
+    if not cuts:
+        message = f"the gradient of {name} is exactly zero at this point, rightly."
+        return Finding(kind="dead", leaf=path, message=message)
+    others = "".join(f", and by {site}" for site in cuts[1:_CUTS])
+    more = f", and {len(cuts) - _CUTS} more" if len(cuts) > _CUTS else ""
+    return Finding(
+        kind="dead",
+        leaf=path,
+        site=cuts[0],
+        message=(
+            f"the gradient of {name} is zero everywhere, rightly: it is cut off by "
+            f"{cuts[0]}{others}{more}, constant but for jumps."
+        ),
+        remedy=(
+            "If it should learn, give that operation a derivative: a straight-through "
+            "estimator with jax.custom_vjp, or a smooth relaxation."
+        ),
+    )
 
 
 def _precision_loss(programs: Programs, path: str, dtype: str, share: float) -> Finding:
