@@ -52,7 +52,12 @@ def mlp(sizes: Sequence[int], batch: int, dtype: Any = np.float64) -> Problem:
 
 
 def transformer(
-    width: int, heads: int, depth: int, batch: int, length: int = 16
+    width: int,
+    heads: int,
+    depth: int,
+    batch: int,
+    length: int = 16,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu,
 ) -> Problem:
     """A causal pre-norm transformer in float32 over sequences of random vectors."""
     rng = np.random.default_rng(0)
@@ -85,8 +90,8 @@ def transformer(
         x = inputs
         for p in params["blocks"]:
             x = x + attention(p, normalize(x, p["scale"][0]))
-            hidden = jax.nn.gelu(normalize(x, p["scale"][1]) @ p["feed_forward_in"])
-            x = x + hidden @ p["feed_forward_out"]
+            hidden = normalize(x, p["scale"][1]) @ p["feed_forward_in"]
+            x = x + activation(hidden) @ p["feed_forward_out"]
         return cross_entropy(x @ params["head"], labels)
 
     inputs = rng.normal(size=(batch, length, width)).astype(np.float32)

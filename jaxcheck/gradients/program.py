@@ -174,7 +174,7 @@ class Programs(Point):
         value, *grads = compiled(*inputs)
         again = compiled(*inputs)[0]
         self.evaluations += 2
-        counts = bad_counts(self.identity, [*self.inputs[:count], *grads])
+        counts = bad_counts([*self.inputs[:count], *grads])
         return NativeResult(
             loss=float(value),
             repeated=float(again),
@@ -251,8 +251,7 @@ class Programs(Point):
             with compat.x64(True):
                 grads = [widen(native_view(g)) for g in native.grads]
                 sizes = [jnp.abs(g) for g in grads]
-        of = (self.inputs[:count], grads, sizes, native.grads)
-        table = measures(self.identity, *of)
+        table = measures(self.inputs[:count], grads, sizes, native.grads)
         return ReadingResult(
             loss=float(loss),
             grads=grads,
@@ -261,7 +260,7 @@ class Programs(Point):
             norms=table[1],
             size_norms=table[2],
             native_errors=table[3],
-            bad_grads=bad_counts(self.identity, grads),
+            bad_grads=bad_counts(grads),
         )
 
     @property

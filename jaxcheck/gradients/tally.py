@@ -8,7 +8,7 @@ Large ones, and those spread over processes, are measured where they live.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxcheck.gradients.arrays import (
     rms,
     widen,
 )
-from jaxcheck.jaxprs.compiled import Compiled, remembered
+from jaxcheck.jaxprs.compiled import Compiled
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -31,19 +31,13 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 _MOST_ON_HOST = 2**20  # elements
 
 
-def bad_counts(identity: Hashable, arrays: Sequence[Array]) -> IntArray:
-    """Number of non-finite elements of each array.
-
-    Args:
-        identity: of the point, see ``Point.identity``.
-        arrays: in any dtypes.
-    """
-    (counts,) = _run(_bad_counts, identity, arrays)
+def bad_counts(arrays: Sequence[Array]) -> IntArray:
+    """Number of non-finite elements of each array, in any dtypes."""
+    (counts,) = _run(_bad_counts, arrays)
     return np.asarray(counts, np.int64)
 
 
 def measures(
-    identity: Hashable,
     params: Sequence[Array],
     grads: Sequence[Array],
     sizes: Sequence[Array],
@@ -52,7 +46,6 @@ def measures(
     """Measures of each leaf, [4, leaves].
 
     Args:
-        identity: of the point, see ``Point.identity``.
         params: the parameters.
         grads: gradients of the reading, as real views.
         sizes: of what was summed to give them.
@@ -62,21 +55,16 @@ def measures(
         The root mean square of the parameters; the 2-norms of gradient, size, and
         difference between the two gradients.
     """
-    (table,) = _run(_measures, identity, [*params, *grads, *sizes, *native])
+    (table,) = _run(_measures, [*params, *grads, *sizes, *native])
     return np.asarray(table, np.float64)
 
 
-def _run(
-    function: Callable[..., list[Array]], identity: Hashable, arrays: Sequence[Array]
-) -> list[Array]:
+def _run(function: Callable[..., list[Array]], arrays: Sequence[Array]) -> list[Array]:
     here = all(getattr(x, "is_fully_addressable", True) for x in arrays)
     if here and sum(np.size(x) for x in arrays) <= _MOST_ON_HOST:
         with np.errstate(all="ignore"):
             return function(np, *map(np.asarray, arrays))
-    write = functools.partial(function, jnp)
-    key = (function, identity)
-    compiled = remembered(key, lambda: Compiled(write, arrays, x64=True))
-    return compiled(*arrays)
+    return Compiled(functools.partial(function, jnp), arrays, x64=True)(*arrays)
 
 
 def _bad_counts(xp: Any, *arrays: Array) -> list[Array]:
