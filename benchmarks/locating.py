@@ -1,8 +1,8 @@
 """Measure what it costs to find a wrong rule in a transformer of ten million parameters.
 
-Each workload runs in a fresh process: the gradient alone, a directional check of it with
-a wrong activation rule, and the same check with the search for the equation. Seconds are
-those of the call, compilation included.
+Each workload runs in a fresh process: the gradient alone, a directional check of it
+with a wrong activation rule, and the same check with the search for the equation.
+Seconds are those of the call, compilation included.
 """
 
 from __future__ import annotations

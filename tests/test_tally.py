@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxcheck
+from jaxcheck import Verdict
 from jaxcheck.gradients import tally
 
 
@@ -23,10 +25,18 @@ def leaves():
     return params, grads, sizes, native
 
 
-def test_measures_agree_wherever_they_are_taken(leaves, monkeypatch):
-    here = tally.measures("here", *leaves)
+def test_a_check_whose_gradients_stay_on_the_device(monkeypatch):
+    """Parameters and gradients are counted in calls of different lengths."""
     monkeypatch.setattr(tally, "_MOST_ON_HOST", -1)
-    there = tally.measures("there", *leaves)
+    loss = lambda p: jnp.sum(p["a"] ** 2) + jnp.sin(p["b"])  # noqa: E731
+    report = jaxcheck.check(loss, {"a": np.ones(3, np.float32), "b": np.float32(1)})
+    assert report.verdict is Verdict.CORRECT, str(report)
+
+
+def test_measures_agree_wherever_they_are_taken(leaves, monkeypatch):
+    here = tally.measures(*leaves)
+    monkeypatch.setattr(tally, "_MOST_ON_HOST", -1)
+    there = tally.measures(*leaves)
     np.testing.assert_allclose(here, there, rtol=1e-6)
 
     params, grads, _, native = leaves
@@ -44,7 +54,7 @@ def test_norms_neither_overflow_nor_underflow(most, monkeypatch):
     monkeypatch.setattr(tally, "_MOST_ON_HOST", most)
     sizes = [1e300, 1e-300, 0.0]
     arrays = [np.array([3.0, 4.0]) * size for size in sizes]
-    table = tally.measures(most, arrays, arrays, arrays, arrays)
+    table = tally.measures(arrays, arrays, arrays, arrays)
     np.testing.assert_allclose(table[1], [5e300, 5e-300, 0.0])
     assert table[3].tolist() == [0, 0, 0]
 
@@ -56,7 +66,5 @@ def test_bad_elements_are_counted_at_any_size(at, dtype, most, monkeypatch):
     monkeypatch.setattr(tally, "_MOST_ON_HOST", most)
     array = np.zeros(5001, dtype)
     array[at], array[7] = np.nan, np.inf
-    counts = tally.bad_counts(
-        ("bad", most, str(array.dtype)), [np.ones(3, dtype), array]
-    )
+    counts = tally.bad_counts([np.ones(3, dtype), array])
     assert counts.tolist() == [0, 2]
