@@ -1,4 +1,4 @@
-"""Measure what it costs to find a wrong rule in a transformer of ten million parameters.
+"""Measure what it costs to find a wrong rule in a transformer of 10M parameters.
 
 Each workload runs in a fresh process: the gradient alone, a directional check of it
 with a wrong activation rule, and the same check with the search for the equation.
