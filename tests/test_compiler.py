@@ -166,7 +166,7 @@ def beyond_rounding(loss, params, args=()):
         inputs = programs.native_inputs
         found = [
             smallest_part(program, inputs, lambda n: None)
-            for program in (traced.program, programs.gradient_program)
+            for program in (traced.program, programs.native_program())
         ]
     return [part for part in found if part is not None]
 

@@ -14,6 +14,7 @@ from jaxcheck.gradients.options import Options, Progress, StopGradient
 from jaxcheck.gradients.report import GradientReport
 from jaxcheck.jaxprs.trace import TracedLoss
 from jaxcheck.places.births.births import Birth, births
+from jaxcheck.places.precision.losses import with_places
 from jaxcheck.places.rules.culprits import culprits
 from jaxcheck.reports.progress import progress_for
 from jaxcheck.reports.values import EquationSite, Finding, Verdict
@@ -101,6 +102,8 @@ def located(
 ) -> GradientReport:
     """The report of a check with the equations to blame, if there is something to.
 
+    Where rounding spoils the gradient, the equations that lose the digits.
+
     Args:
         traced: the loss.
         examined: what was found.
@@ -117,7 +120,11 @@ def located(
             culprits=(*_miscompiled(report), *found.culprits),
             not_located=found.note,
         )
-    return dataclasses.replace(report, seconds=time.perf_counter() - started)
+    return dataclasses.replace(
+        report,
+        findings=_imprecise(report, examined),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _miscompiled(report: GradientReport) -> Iterator[EquationSite]:
@@ -126,6 +133,16 @@ def _miscompiled(report: GradientReport) -> Iterator[EquationSite]:
         site = finding.site
         if finding.kind == "compiler" and finding.leaf is not None and site is not None:
             yield site
+
+
+def _imprecise(report: GradientReport, examined: Examined) -> tuple[Finding, ...]:
+    """The findings, those about lost digits with the place that loses them."""
+    verification = examined.verification
+    if verification is None:
+        return report.findings
+    meter = verification.meter
+    of = (meter.programs, verification.native, meter.reading)
+    return with_places(report.findings, *of)
 
 
 class _Found(NamedTuple):

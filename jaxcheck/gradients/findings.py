@@ -94,6 +94,16 @@ def leaf_findings(
         and not outcome.findings
     ):
         found.append(_dead(programs, k, leaf.path))
+    if (loss := precision_loss(programs, native, reading, k)) is not None:
+        found.append(loss)
+    return found
+
+
+def precision_loss(
+    programs: Programs, native: NativeResult, reading: ReadingResult, k: int
+) -> Finding | None:
+    """A finding if the native gradient of a leaf is off by more than must be."""
+    leaf = programs.leaves[k]
     error, scale = reading.native_errors[k], reading.norms[k]
     summed = max(float(scale), 1e-3 * float(reading.size_norms[k]))
     eps = float(jnp.finfo(leaf.dtype).eps)
@@ -102,8 +112,8 @@ def leaf_findings(
     allowed = max(allowed, _CANCELLED_UNITS * eps * float(reading.size_norms[k]))
     if native.bad_grads[k] == 0 and error > allowed > 0:
         share = float(error) / summed
-        found.append(_precision_loss(programs, leaf.path, leaf.dtype, share))
-    return found
+        return _precision_loss(programs, leaf.path, leaf.dtype, share)
+    return None
 
 
 def _dead(programs: Programs, k: int, path: str) -> Finding:

@@ -22,6 +22,7 @@ from jaxcheck.gradients.point import Point
 from jaxcheck.gradients.probes import random_bits
 from jaxcheck.gradients.tally import bad_counts, measures
 from jaxcheck.jaxprs import compat, interpret
+from jaxcheck.jaxprs.compat import Program
 from jaxcheck.jaxprs.compiled import Compiled, remembered
 from jaxcheck.jaxprs.magnitudes import run_with_magnitudes
 from jaxcheck.jaxprs.trace import TracedLoss
@@ -137,23 +138,23 @@ class Programs(Point):
 
     @functools.cached_property
     def _native(self) -> Compiled:
-        def run(*moved: Array) -> list[Array]:
-            return _flat(self._gradient(self.traced.function)(*moved))
-
+        inputs, x64 = self.native_inputs, self.traced.x64
         key = ("native", self.traced.forward, self.identity)
-        inputs = self.native_inputs
-        return remembered(key, lambda: Compiled(run, inputs, x64=self.traced.x64))
+        return remembered(key, lambda: Compiled(self._natively, inputs, x64=x64))
+
+    def _natively(self, *moved: Array) -> list[Array]:
+        return _flat(self._gradient(self.traced.function)(*moved))
+
+    def native_program(self) -> Program:
+        """What ``native`` runs, traced for its places: ``leaves -> (loss, *grads)``."""
+        with compat.x64(self.traced.x64):
+            return compat.make_program(self._natively, self.native_inputs)
 
     @functools.cached_property
     def native_inputs(self) -> list[Any]:
         """What the loss is called with: Python scalars weakly typed, as it saw them."""
         originals = zip(self.traced.inputs, self.inputs, strict=True)
         return [v if type(v) in (float, complex) else x for v, x in originals]
-
-    @property
-    def gradient_program(self) -> compat.Program:
-        """The program of the loss with its gradient, as training computes them."""
-        return self._native.program
 
     def loss_alone(self) -> float:
         """The loss as it is when it is compiled without its gradient."""

@@ -305,6 +305,8 @@ def finding_paragraph(finding: Finding, *, located: bool = False) -> Paragraph:
         places.append(str(finding.site))
     details = [Span(finding.message)]
     if finding.site is not None and finding.site.fault and not located:
+        fault = finding.site.fault
+        details.append(Span(f"{fault[0].upper()}{fault[1:]}", "strong"))
         details += site_details(finding.site)
     if finding.remedy:
         details.append(Span(f"Remedy: {finding.remedy}"))

@@ -54,6 +54,7 @@ class Verification:
         meter: measures.
         native: what training computes.
         judge: decides.
+        native: what training computes.
     """
 
     def __init__(

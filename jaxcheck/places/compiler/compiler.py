@@ -129,7 +129,7 @@ def _loss(programs: Programs, alone: float) -> _Subject:
 def _gradient(programs: Programs, native: NativeResult) -> _Subject:
     of = [f"the gradient of {leaf.path or 'the leaf'}" for leaf in programs.leaves]
     return _Subject(
-        program=programs.gradient_program,
+        program=programs.native_program(),
         inputs=programs.native_inputs,
         outputs=[native.loss, *native.grads],
         names=["the loss, computed with its gradient,", *of],
