@@ -138,6 +138,7 @@ def test_cancellation_of_means():
     assert "amplifies" in site.fault
 
 
+@pytest.mark.slow
 def test_a_product_in_bfloat16():
     found = places(jaxcheck.check(lambda p: layers(p, jnp.bfloat16), LAYERS))
     assert len(found) == 3
@@ -215,6 +216,7 @@ def test_a_twin_without_the_loss_has_no_place(loss, arguments, monkeypatch):
 # -- several
 
 
+@pytest.mark.slow
 def test_two_losers_are_ranked():
     """bfloat16 has three digits of binary less than float16."""
     found = places(jaxcheck.check(two_casts, LAYERS))
@@ -224,6 +226,7 @@ def test_two_losers_are_ranked():
         assert site.fault == "loses the digits: a cast to bfloat16"
 
 
+@pytest.mark.slow
 def test_a_cast_in_one_iteration_of_a_loop():
     def loss(p):
         def body(h, layer):
@@ -283,10 +286,10 @@ def test_a_loop_without_reverse_mode_is_said():
             lambda c: c[0] < 3, lambda c: (c[0] + 1, 0.9 * c[1]), (0, x)
         )[1]
 
-    same.defvjp(lambda x: (same(x), None), lambda _, g: (g,))
+    same.defvjp(lambda x: (same(x), None), lambda _, g: (0.9**3 * g,))
     report = jaxcheck.check(lambda x: half_versine(same(1.1 * x)), TINY)
-    (finding,) = report.findings
-    assert finding.site is None
+    (finding,) = [f for f in report.findings if f.leaf is not None]
+    assert (finding.kind, finding.site) == ("precision_loss", None), str(report)
     assert "Which equations lose them cannot be said (ValueError)." in finding.message
 
 

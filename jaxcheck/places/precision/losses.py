@@ -42,7 +42,7 @@ _SAME = 0.8
 # What the named lines may leave of the error in float64, to be named.
 _CONFIRMED = 0.5
 # A program with more equations that round takes minutes to compile with their errors.
-_SITES = 150
+_SITES = 40
 _BYTES = 2**30
 
 

@@ -1,9 +1,9 @@
 r"""How much of a gradient's rounding error each equation accounts for.
 
-The program is run equation by equation, with all knobs (``knobs.py``) at 1; u is the
-direction of the error that one leaf then has. With the knobs turned together from 0,
+With all knobs (``knobs.py``) at 1 the gradient has the error that rounding makes; let u
+be its direction, for one leaf. With the knobs turned together from 0,
 
-.. math:: u \cdot (g_\text{native} - g_{64})
+.. math:: u \cdot (g(1) - g(0))
     = \sum_e \int_0^1 \frac{∂\, u \cdot g}{∂ t_e}(t, …, t)\, dt,
 
 an account that adds up however far from linear the program is, as far as the quadrature
@@ -102,32 +102,53 @@ class Digits:
         self._replay.start(*map(np.zeros, self._lengths()), *self._programs.inputs)
 
     def resemblance(self, leaf: int) -> tuple[float, float]:
-        """The error of a leaf, run equation by equation, beside that of training.
+        """The error of a leaf that is accounted for, beside that of training.
 
         Returns:
             Its size by that of training's error, and the cosine between the two.
         """
-        own, native = self._error(leaf, ()), self._trained(leaf)
+        own = self._rounded[leaf] - self._right(leaf)
+        native = self._programs.native_view(self._native, leaf) - self._right(leaf)
         size, trained = np.linalg.norm(own), np.linalg.norm(native)
         return float(size / trained), float(np.vdot(own, native) / (size * trained))
 
     def account(self, leaf: int) -> Account:
         """Who accounts for the error of one leaf."""
-        error = self._error(leaf, ())
+        error = self._rounded[leaf] - self._right(leaf)
         size = float(np.linalg.norm(error))
-        along = [np.zeros(np.shape(g)) for g in self._reading.grads]
-        along[leaf] = error / size
         total = list(map(np.zeros, self._shapes()))
         for node, weight in _PATH:
-            knobs = [np.full(lengths, node) for lengths in self._lengths()]
-            slots = map(np.zeros, self._shapes()[len(knobs) :])
-            slopes = self._account(*knobs, *slots, *along, *self._programs.inputs)
+            slopes, _ = self._slopes(node, {leaf: error / size})
             for k, slope in enumerate(slopes):
                 total[k] += weight * np.asarray(slope) / size
         shares = dict(zip(self.sites, total, strict=False))
         sums = [np.sum(x.reshape(-1, 2), axis=0) for x in total[len(shares) :]]
         weights = [(float(operands), float(result)) for operands, result in sums]
         return Account(shares, dict(zip(self._weighed, weights, strict=True)))
+
+    @functools.cached_property
+    def _rounded(self) -> list[FloatArray]:
+        """The gradients with all errors let in."""
+        return [np.asarray(g) for g in self._slopes(1.0, {})[1]]
+
+    def _slopes(
+        self, turned: float, along: Mapping[int, FloatArray]
+    ) -> tuple[list[Array], list[Array]]:
+        """Derivatives by all knobs and slots of the gradient along something, and it.
+
+        Args:
+            turned: how far all knobs are.
+            along: the direction, for each leaf that it is not zero for.
+        """
+        knobs = [np.full(lengths, turned) for lengths in self._lengths()]
+        shapes = self._shapes()
+        slots = map(np.zeros, shapes[len(knobs) :])
+        u = [
+            along.get(k, np.zeros(np.shape(g)))
+            for k, g in enumerate(self._reading.grads)
+        ]
+        out = self._account(*knobs, *slots, *u, *self._programs.inputs)
+        return out[: len(shapes)], out[len(shapes) :]
 
     def left(self, leaf: int, without: Collection[Chain]) -> float:
         """The share of a leaf's error that is left if some equations do not round.
@@ -139,12 +160,8 @@ class Digits:
         return float(np.linalg.norm(self._error(leaf, tuple(without))) / size)
 
     def _error(self, leaf: int, without: tuple[Chain, ...]) -> FloatArray:
-        """Of one leaf, run equation by equation."""
+        """Of one leaf, run again."""
         return np.asarray(self._replayed(without)[leaf]) - self._right(leaf)
-
-    def _trained(self, leaf: int) -> FloatArray:
-        """The error of one leaf as training has it."""
-        return self._programs.native_view(self._native, leaf) - self._right(leaf)
 
     def _right(self, leaf: int) -> FloatArray:
         with compat.x64(True):
@@ -171,12 +188,14 @@ class Digits:
             turned, rest = args[:count], args[count:]
             along, inputs = rest[:leaves], rest[leaves:]
 
-            def error(turned: Sequence[Array]) -> Array:
+            def error(turned: Sequence[Array]) -> tuple[Array, list[Array]]:
                 views = self._gradient(knobs, turned, inputs)
                 products = zip(along, views, strict=True)
-                return sum((jnp.sum(u * g) for u, g in products), jnp.zeros(()))
+                total = sum((jnp.sum(u * g) for u, g in products), jnp.zeros(()))
+                return total, views
 
-            return list(jax.grad(error)(turned))
+            slopes, views = jax.grad(error, has_aux=True)(turned)
+            return [*slopes, *views]
 
         example = [*map(np.zeros, self._shapes()), *self._point()]
         return Compiled(run, example, x64=True)
