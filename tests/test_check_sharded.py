@@ -189,14 +189,30 @@ def test_sharded_worst_coordinate_is_numbered_globally():
         assert leaf.worst.index == (6, 3), str(report)
 
 
+def scaled_sine(factor):
+    @jax.custom_vjp
+    def sine(x):
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (factor * jnp.cos(x) * g,))
+    return sine
+
+
 @pytest.mark.parametrize("mode", ["exhaustive", "directional"])
-def test_loop_that_varies_over_a_mesh_axis_is_checked_in_its_own_dtypes(mode):
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_loop_that_varies_over_a_mesh_axis_is_read_in_float64(mode, factor):
+    sine = scaled_sine(factor)
+
     def local(x):
-        carry, _ = jax.lax.scan(lambda c, _: (jnp.sin(c * x), None), x, None, 3)
+        carry, _ = jax.lax.scan(lambda c, _: (sine(c * x), None), x, None, 3)
         return jax.lax.psum(jnp.sum(carry), "data")
 
     loss = jax.shard_map(local, mesh=mesh_of(), in_specs=P("data"), out_specs=P())
     report = jaxcheck.check(loss, jnp.linspace(0.3, 1.2, 8), mode=mode)
 
-    assert report.verdict is Verdict.CORRECT, str(report)
-    assert "lowered_precision" in {f.kind for f in report.findings}, str(report)
+    expected = Verdict.CORRECT if factor == 1.0 else Verdict.WRONG
+    assert report.verdict is expected, str(report)
+    assert "lowered_precision" not in {f.kind for f in report.findings}, str(report)
+    if factor != 1.0:
+        (culprit,) = report.culprits
+        assert (culprit.rule, culprit.cures) == ("sine", True)

@@ -71,16 +71,17 @@ def struct(aval: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
     Shardings of explicit meshes are kept, and over which axes a value varies inside
     shard_map.
     """
-    sharding = getattr(aval, "sharding", None)
-    mesh = getattr(sharding, "mesh", None)
-    if mesh is None or mesh.empty or not mesh.are_all_axes_explicit:
-        sharding = None
     more: dict[str, Any] = {}
     for name in ("manual_axis_type", "vma"):  # the name changed between versions
         varies: Any = getattr(aval, name, None)
         if varies is not None and getattr(varies, "varying", varies):
             more = {name: varies}
             break
+    sharding = getattr(aval, "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    # what varies over an axis must say of which mesh
+    if mesh is None or mesh.empty or not (more or mesh.are_all_axes_explicit):
+        sharding = None
     dtype = aval.dtype if dtype is None else dtype
     return jax.ShapeDtypeStruct(aval.shape, dtype, sharding=sharding, **more)
 
