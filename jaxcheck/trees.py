@@ -89,6 +89,24 @@ def on_host(value: Any) -> np.ndarray[Any, Any]:
     return np.asarray(value)
 
 
+def require_finite(caller: str, name: str, tree: Any) -> None:
+    """Raise unless every number in the floating arrays of ``tree`` is finite.
+
+    Raises:
+        InvalidInputError: naming the first leaf with NaN or infinity.
+    """
+    for path, value in by_path(tree).items():
+        if not is_inexact(getattr(value, "dtype", np.int32)):
+            continue
+        bad = int(np.count_nonzero(~np.isfinite(on_host(value))))
+        if bad:
+            raise InvalidInputError(
+                f"`{caller}({name}=...)` must be finite; {bad} of {np.size(value)} "
+                f"elements of {path or 'the leaf'} are NaN or infinite. Check earlier "
+                "parameters, before they diverged."
+            )
+
+
 def flatten_with_none(tree: Any) -> tuple[list[tuple[Any, Any]], Any]:
     """``tree_flatten_with_path`` that keeps None as a leaf, so that it is reported."""
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)

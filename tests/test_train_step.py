@@ -427,9 +427,12 @@ def psum_of_gradient(params, batch):
 
 # What optax's users meet: the recipe, how shard_map types values, and what comes out.
 SHARED = [
+    (gradient, True, "device_count", "4 × the stated one: the device count"),
+    (gradient, False, "gradient_of_a_part", "a device's share"),
     (pmean_of_gradient, True, "device_count", "4 × the stated one: the device count"),
     (pmean_of_gradient, False, None, ""),
     (gradient_of_pmean, True, None, ""),
+    (gradient_of_pmean, False, "gradient_of_a_part", "a device's share"),
     (psum_of_gradient, True, "device_count", "16 × the stated one"),
     (psum_of_gradient, False, "device_count", "4 × the stated one: the device count"),
 ]

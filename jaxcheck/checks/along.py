@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
-
-import jax
 
 from jaxcheck.checks.gradient import check
 from jaxcheck.errors import CheckFailedError, GradientError, InvalidInputError
@@ -17,6 +14,7 @@ from jaxcheck.gradients.report import GradientReport
 from jaxcheck.reports.numbers import counted, duration
 from jaxcheck.reports.progress import progress_for
 from jaxcheck.reports.values import Report, Verdict
+from jaxcheck.states import batches_of, next_batch, params_reader, stepped
 
 _RANKING = (Verdict.WRONG, Verdict.INCONCLUSIVE, Verdict.CORRECT)
 
@@ -93,8 +91,8 @@ def check_along(
         batches: a list or tuple, which is gone through again and again, or an iterator.
         at: numbers of steps after which to check; 0 is before the first.
         loss_fn: ``loss_fn(params, batch)`` as for :func:`jaxcheck.check`.
-        params_of: the parameters in a state; by default ``state.params`` if there is
-            such an attribute, ``state["params"]`` or the first item of a tuple.
+        params_of: reads the parameters from a state; by default its attribute or key
+            ``params`` or ``model``, or the first item of a tuple.
         progress: None shows progress of long runs on a terminal, True always, False
             never; or a function of (done, total) training steps.
         **options: further arguments of :func:`jaxcheck.check`.
@@ -119,20 +117,20 @@ def check_along(
     require_function("check_along", "train_step", train_step)
     require_function("check_along", "loss_fn", loss_fn)
     moments = _moments(at)
-    accessor = params_of or _params_of
+    accessor = params_of or params_reader("check_along", state)
     require_function("check_along", "params_of", accessor)
     stages: list[Stage] = []
-    coming = _batches(batches)
+    coming = batches_of("check_along", batches)
     with progress_for(progress, moments[-1], "training between checks") as advance:
         for step in range(moments[-1] + 1):
-            batch = _next(coming, step, moments[-1])
+            batch = next_batch("check_along", coming, step, moments[-1] + 1)
             if step in moments:
                 report = check(
                     loss_fn, accessor(state), batch, progress=False, **options
                 )
                 stages.append(Stage(step=step, report=report))
             if step < moments[-1]:
-                state = _stepped(train_step, state, batch)
+                state = stepped("check_along", train_step, state, batch)
                 advance(1)
     verdicts = [stage.report.verdict for stage in stages]
     return AlongReport(
@@ -150,62 +148,3 @@ def _moments(at: Any) -> tuple[int, ...]:
             "(0, 100, 500)."
         )
     return tuple(sorted(set(moments)))
-
-
-def _batches(batches: Any) -> Iterator[Any]:
-    if isinstance(batches, list | tuple):
-        if not batches:
-            raise InvalidInputError(
-                "`check_along(batches=...)` must hold at least one batch; it is empty."
-            )
-        return itertools.cycle(batches)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if not isinstance(batches, Iterable) or hasattr(batches, "shape"):
-        raise InvalidInputError(
-            "`check_along(batches=...)` must be a list of batches or an iterator; got "
-            f"{type(batches).__name__}. Wrap a single batch in a list."
-        )
-    return iter(batches)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-
-
-def _next(coming: Iterator[Any], step: int, last: int) -> Any:
-    try:
-        return next(coming)
-    except StopIteration:
-        raise InvalidInputError(
-            f"`check_along(batches=...)` ran out after {step} batches; at={last} needs "
-            f"{last + 1}. Pass a list, or an iterator that goes on."
-        ) from None
-
-
-def _stepped(train_step: Callable[..., Any], state: Any, batch: Any) -> Any:
-    """The new state out of what ``train_step`` returned."""
-    before, wanted = jax.tree_util.tree_flatten(state)
-    out = train_step(state, batch)
-    if out is None:  # a module that is updated in place has other leaves now
-        after = jax.tree_util.tree_leaves(state)
-        if any(a is not b for a, b in zip(before, after, strict=True)):
-            return state
-    if jax.tree_util.tree_structure(out) == wanted:
-        return out
-    if isinstance(out, tuple | list) and out:
-        first: Any = out[0]  # pyright: ignore[reportUnknownVariableType]
-        if jax.tree_util.tree_structure(first) == wanted:
-            return first
-    raise InvalidInputError(
-        "`check_along(train_step=...)` must return a state like the one it was given, "
-        f"or a tuple that begins with it; it returned {type(out).__name__}."
-    )
-
-
-def _params_of(state: Any) -> Any:
-    if hasattr(state, "params"):
-        return state.params
-    if isinstance(state, dict) and "params" in state:
-        return state["params"]  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(state, tuple) and state:
-        return state[0]  # pyright: ignore[reportUnknownVariableType]
-    raise InvalidInputError(
-        "`check_along(params_of=...)` is needed: the state, a "
-        f"{type(state).__name__}, has neither `.params` nor `['params']`, and is no "
-        "tuple that begins with them."
-    )

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.trees import by_path, on_host
+from jaxcheck.updates.views import Viewer
+from jaxcheck.updates.watching import Seen
 
 Array = Any
 
@@ -35,31 +37,74 @@ class After(NamedTuple):
 
 
 class Expected:
-    """The stated step: ``tx.update(jax.grad(loss_fn))``, then ``apply_updates``."""
+    """The stated step: ``tx.update(jax.grad(loss_fn))``, then ``apply_updates``.
 
-    def __init__(self, loss_fn: Callable[..., Any], tx: Any, *, has_aux: bool) -> None:
+    Everything is taken from what was seen of one step, but for what is given by name.
+    """
+
+    def __init__(
+        self, loss_fn: Callable[..., Any], tx: Any, viewer: Viewer, *, has_aux: bool
+    ) -> None:
+        def loss(params: Any, rest: Any, batch: Any) -> Any:
+            out = loss_fn(viewer.model(params, rest), batch)
+            return out[0] if has_aux else out
+
         self._tx = tx
-        self._gradient = jax.jit(jax.grad(loss_fn, has_aux=has_aux))
-        self._has_aux = has_aux
+        self._loss = jax.jit(jax.value_and_grad(loss))
+        self._value_fn = loss
+        self._needs_value = False
         self._update = jax.jit(tx.update)
+        self._update_with_value = jax.jit(self._with_value)
 
-    def gradient(self, params: Any, batch: Any) -> Any:
+    def gradient(self, seen: Seen, *, params: Any = None, batch: Any = None) -> Any:
         """The gradient of the loss."""
-        out = self._gradient(params, batch)
-        return out[0] if self._has_aux else out
+        return self._loss(*_point(seen, params, batch))[1]
 
-    def update(self, gradient: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+    def update(
+        self, seen: Seen, gradient: Any, *, params: Any = None, opt_state: Any = None
+    ) -> tuple[Any, Any]:
         """The updates, and the next state."""
-        return self._update(gradient, opt_state, params)
+        params = seen.params if params is None else params
+        state = seen.opt_state if opt_state is None else opt_state
+        if not self._needs_value:
+            try:
+                return self._update(gradient, state, params)
+            except TypeError as error:
+                if "'value'" not in str(error):
+                    raise
+            self._needs_value = True
+        return self._update_with_value(gradient, state, params, seen.rest, seen.batch)
+
+    def _with_value(
+        self, gradient: Any, state: Any, params: Any, rest: Any, batch: Any
+    ) -> tuple[Any, Any]:
+        """For what looks at the loss too, as line searches and schedules may do."""
+
+        def value_fn(params: Any) -> Any:
+            return self._value_fn(params, rest, batch)
+
+        value = value_fn(params)
+        more = {"value": value, "grad": gradient, "value_fn": value_fn}
+        return self._tx.update(gradient, state, params, **more)
 
     def init(self, params: Any) -> Any:
         """A fresh state."""
         return self._tx.init(params)
 
-    def step(self, params: Any, opt_state: Any, batch: Any) -> After:
+    def step(self, seen: Seen, *, params: Any = None, opt_state: Any = None) -> After:
         """What the step should leave."""
-        updates, state = self.update(self.gradient(params, batch), opt_state, params)
+        params = seen.params if params is None else params
+        gradient = self.gradient(seen, params=params)
+        updates, state = self.update(seen, gradient, params=params, opt_state=opt_state)
         return After(added(params, updates), state)
+
+
+def _point(seen: Seen, params: Any, batch: Any) -> tuple[Any, Any, Any]:
+    return (
+        seen.params if params is None else params,
+        seen.rest,
+        seen.batch if batch is None else batch,
+    )
 
 
 def added(params: Any, updates: Any) -> Any:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.updates.expected import After, Expected, added, scaled
+from jaxcheck.updates.step_report import Inferred
 from jaxcheck.updates.watching import Seen
 
 Steps = Sequence[Seen]
@@ -32,13 +33,13 @@ class Fault:
         name: of the fault.
         text: completes "it behaves as if ...".
         predict: what the step leaves.
-        factor: of the gradient or of the update, if that is what is wrong.
+        inferred: its numbers, if it has some.
     """
 
     name: str
     text: str
     predict: Predict
-    factor: float | None = None
+    inferred: Inferred = dataclasses.field(default_factory=Inferred)
 
 
 def _with_gradient(
@@ -51,7 +52,7 @@ def _with_gradient(
         if gradient is None:
             return None
         seen = steps[t]
-        updates, state = expected.update(gradient, seen.opt_state, seen.params)
+        updates, state = expected.update(seen, gradient)
         return After(added(seen.params, updates), state)
 
     return predict
@@ -62,44 +63,39 @@ def _with_updates(apply: Callable[[Expected, Seen, Any], Any]) -> Predict:
 
     def predict(expected: Expected, steps: Steps, t: int) -> After:
         seen = steps[t]
-        gradient = expected.gradient(seen.params, seen.batch)
-        updates, state = expected.update(gradient, seen.opt_state, seen.params)
+        updates, state = expected.update(seen, expected.gradient(seen))
         return After(apply(expected, seen, updates), state)
 
     return predict
-
-
-def _gradient(expected: Expected, seen: Seen) -> Any:
-    return expected.gradient(seen.params, seen.batch)
 
 
 # ---- of the gradient
 
 
 def _of_params_before(expected: Expected, steps: Steps, t: int) -> Any:
-    return expected.gradient(steps[max(t - 1, 0)].params, steps[t].batch)
+    return expected.gradient(steps[t], params=steps[max(t - 1, 0)].params)
 
 
 def _of_first_params(expected: Expected, steps: Steps, t: int) -> Any:
-    return expected.gradient(steps[0].params, steps[t].batch)
+    return expected.gradient(steps[t], params=steps[0].params)
 
 
 def _of_batch_before(expected: Expected, steps: Steps, t: int) -> Any:
     if t == 0:
         return None  # whatever it began with
-    return expected.gradient(steps[t].params, steps[t - 1].batch)
+    return expected.gradient(steps[t], batch=steps[t - 1].batch)
 
 
 def _of_first_batch(expected: Expected, steps: Steps, t: int) -> Any:
-    return expected.gradient(steps[t].params, steps[0].batch)
+    return expected.gradient(steps[t], batch=steps[0].batch)
 
 
 def _in_bfloat16(expected: Expected, steps: Steps, t: int) -> Any:
-    return jax.tree.map(_rounded, _gradient(expected, steps[t]))
+    return jax.tree.map(_rounded, expected.gradient(steps[t]))
 
 
 def _in_signs(expected: Expected, steps: Steps, t: int) -> Any:
-    return jax.tree.map(jnp.sign, _gradient(expected, steps[t]))
+    return jax.tree.map(jnp.sign, expected.gradient(steps[t]))
 
 
 def _rounded(x: Any) -> Any:
@@ -126,7 +122,7 @@ def _of_part(count: int, which: int) -> Callable[[Expected, Steps, int], Any]:
         parts = parts_of(steps[t].batch, count)
         if parts is None:
             return None
-        return expected.gradient(steps[t].params, parts[which])
+        return expected.gradient(steps[t], batch=parts[which])
 
     return choose
 
@@ -136,33 +132,42 @@ def _of_part(count: int, which: int) -> Callable[[Expected, Steps, int], Any]:
 
 def _not_carried(expected: Expected, steps: Steps, t: int) -> After:
     seen = steps[t]
-    after = expected.step(seen.params, seen.opt_state, seen.batch)
-    return After(after.params, seen.opt_state)
+    return After(expected.step(seen).params, seen.opt_state)
 
 
 def _fresh(expected: Expected, steps: Steps, t: int) -> After:
     seen = steps[t]
-    return expected.step(seen.params, expected.init(seen.params), seen.batch)
+    return expected.step(seen, opt_state=expected.init(seen.params))
 
 
 def _state_before(expected: Expected, steps: Steps, t: int) -> After:
     seen, before = steps[t], steps[max(t - 1, 0)]
-    return expected.step(seen.params, before.opt_state, seen.batch)
+    return expected.step(seen, opt_state=before.opt_state)
 
 
 def _updated_twice(expected: Expected, steps: Steps, t: int) -> After:
     """``tx.update`` called twice, the second update applied."""
     seen = steps[t]
-    gradient = _gradient(expected, seen)
-    _, state = expected.update(gradient, seen.opt_state, seen.params)
-    updates, state = expected.update(gradient, state, seen.params)
+    gradient = expected.gradient(seen)
+    _, state = expected.update(seen, gradient)
+    updates, state = expected.update(seen, gradient, opt_state=state)
     return After(added(seen.params, updates), state)
+
+
+def _two_updates(expected: Expected, steps: Steps, t: int) -> After:
+    """``tx.update`` called twice with one gradient, both updates applied."""
+    seen = steps[t]
+    gradient = expected.gradient(seen)
+    updates, state = expected.update(seen, gradient)
+    params = added(seen.params, updates)
+    updates, state = expected.update(seen, gradient, params=params, opt_state=state)
+    return After(added(params, updates), state)
 
 
 def _two_steps(expected: Expected, steps: Steps, t: int) -> After:
     seen = steps[t]
-    first = expected.step(seen.params, seen.opt_state, seen.batch)
-    return expected.step(first.params, first.opt_state, seen.batch)
+    first = expected.step(seen)
+    return expected.step(seen, params=first.params, opt_state=first.opt_state)
 
 
 def _nothing(expected: Expected, steps: Steps, t: int) -> After:
@@ -175,16 +180,15 @@ def _nothing(expected: Expected, steps: Steps, t: int) -> After:
 
 def _onto_params_before(expected: Expected, steps: Steps, t: int) -> After:
     seen, before = steps[t], steps[max(t - 1, 0)]
-    gradient = _gradient(expected, seen)
-    updates, state = expected.update(gradient, seen.opt_state, seen.params)
+    updates, state = expected.update(seen, expected.gradient(seen))
     return After(added(before.params, updates), state)
 
 
 def _swapped(expected: Expected, steps: Steps, t: int) -> After:
     """``tx.update(params, opt_state, gradients)``."""
     seen = steps[t]
-    gradient = _gradient(expected, seen)
-    updates, state = expected.update(seen.params, seen.opt_state, gradient)
+    gradient = expected.gradient(seen)
+    updates, state = expected.update(seen, seen.params, params=gradient)
     return After(added(seen.params, updates), state)
 
 
@@ -245,6 +249,9 @@ FAULTS = (
         _state_before,
     ),
     Fault("updated_twice", "tx.update was called twice", _updated_twice),
+    Fault(
+        "two_updates", "two updates were made of each gradient, and added", _two_updates
+    ),
     Fault("two_steps", "two steps were taken with the same batch", _two_steps),
     Fault(
         "stale_gradient",
@@ -295,7 +302,7 @@ def gradient_scaled(factor: float) -> Predict:
     """The gradient multiplied by a number."""
 
     def choose(expected: Expected, steps: Steps, t: int) -> Any:
-        return scaled(_gradient(expected, steps[t]), factor)
+        return scaled(expected.gradient(steps[t]), factor)
 
     return _with_gradient(choose)
 
@@ -314,8 +321,7 @@ def updates_scaled(plain: float, decay: float) -> Predict:
 def parted(expected: Expected, seen: Seen, updates: Any) -> tuple[Any, Any]:
     """An update without and by weight decay: without, the parameters are zero."""
     zeros = jax.tree.map(jnp.zeros_like, seen.params)
-    gradient = _gradient(expected, seen)
-    without, _ = expected.update(gradient, seen.opt_state, zeros)
+    without, _ = expected.update(seen, expected.gradient(seen), params=zeros)
     return without, jax.tree.map(lambda u, w: u - w, updates, without)
 
 
@@ -327,10 +333,10 @@ def schedule_shifted(shift: int, text: str) -> Fault:
 
     def predict(expected: Expected, steps: Steps, t: int) -> After:
         seen = steps[t]
-        gradient = _gradient(expected, seen)
-        _, state = expected.update(gradient, seen.opt_state, seen.params)
+        gradient = expected.gradient(seen)
+        _, state = expected.update(seen, gradient)
         moved = _shifted(seen.opt_state, shift)
-        updates, _ = expected.update(gradient, moved, seen.params)
+        updates, _ = expected.update(seen, gradient, opt_state=moved)
         return After(added(seen.params, updates), state)
 
     name = "schedule_ahead" if shift > 0 else "schedule_behind"

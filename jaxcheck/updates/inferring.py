@@ -7,6 +7,7 @@ or quadratic in it.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from jaxcheck.updates.faults import (
     parted,
     updates_scaled,
 )
+from jaxcheck.updates.step_report import Inferred
 from jaxcheck.updates.watching import Seen
 
 Array = Any
@@ -41,17 +43,17 @@ def of_gradient(
 ) -> Iterator[Fault]:
     """Factors that the gradient may have been multiplied by."""
     seen = steps[0]
-    gradient = expected.gradient(seen.params, seen.batch)
+    gradient = expected.gradient(seen)
     size = _batch_size(seen.batch)
     for factor in _distinct(_gradient_factors(expected, seen, gradient)):
         name, text = _named_factor(factor, devices, size)
-        yield Fault(name, text, gradient_scaled(factor), factor)
+        inferred = Inferred(updates_applied=1.0, gradient_scale=factor)
+        yield Fault(name, text, gradient_scaled(factor), inferred)
 
 
 def _gradient_factors(expected: Expected, seen: Seen, gradient: Any) -> Iterator[float]:
-    updates, state = expected.update(gradient, seen.opt_state, seen.params)
-    zero = scaled(gradient, 0.0)
-    still, rest = expected.update(zero, seen.opt_state, seen.params)
+    updates, state = expected.update(seen, gradient)
+    still, rest = expected.update(seen, scaled(gradient, 0.0))
     change = jax.tree.map(lambda a, b: a - b, seen.params_after, seen.params)
     yield from _projection(change, updates, still)
     for got, wanted, none in zip(
@@ -79,8 +81,7 @@ def of_updates(
 ) -> Iterator[Fault]:
     """Factors that the update, and the decay in it, may have been multiplied by."""
     seen = steps[0]
-    gradient = expected.gradient(seen.params, seen.batch)
-    updates, _ = expected.update(gradient, seen.opt_state, seen.params)
+    updates, _ = expected.update(seen, expected.gradient(seen))
     plain, decay = (_flat(x) for x in parted(expected, seen, updates))
     change = _flat(jax.tree.map(lambda a, b: a - b, seen.params_after, seen.params))
     if not (np.isfinite(change).all() and np.isfinite(plain).all()):
@@ -94,25 +95,38 @@ def of_updates(
     solved = np.linalg.lstsq(columns / size, change, rcond=None)[0] / size
     of_plain = float(solved[0])
     of_decay = float(solved[1]) if decays else of_plain
-    name, text = _named_update(of_plain, of_decay, rates)
-    yield Fault(name, text, updates_scaled(of_plain, of_decay), of_plain)
+    inferred = Inferred(
+        weight_decay=of_decay if decays else None,
+        updates_applied=of_plain,
+        gradient_scale=1.0,
+    )
+    predict = updates_scaled(of_plain, of_decay)
+    yield _fault_of_update(inferred, of_decay, rates, predict)
 
 
-def _named_update(
-    plain: float, decay: float, rates: Sequence[float]
-) -> tuple[str, str]:
+def _fault_of_update(
+    inferred: Inferred, decay: float, rates: Sequence[float], predict: Predict
+) -> Fault:
+    plain = inferred.updates_applied or 0.0
+    if _close(plain, decay):
+        for rate in rates:
+            known = dataclasses.replace(inferred, learning_rate=rate)
+            if _close(plain, rate):
+                text = f"the learning rate {rate:g} was applied twice"
+                return Fault("learning_rate_squared", text, predict, known)
+            if _close(plain * rate, 1.0):
+                text = f"the learning rate {rate:g} was not applied"
+                return Fault("learning_rate_missing", text, predict, known)
+    name, text = _named_update(plain, decay)
+    return Fault(name, text, predict, inferred)
+
+
+def _named_update(plain: float, decay: float) -> tuple[str, str]:
     if _close(plain, decay):
         if _close(plain, 2.0):
             return "applied_twice", "the updates were added twice"
         if _close(plain, -1.0):
             return "wrong_sign", "the updates were subtracted"
-        for rate in rates:
-            if _close(plain, rate):
-                text = f"the learning rate {rate:g} was applied twice"
-                return "learning_rate_squared", text
-            if _close(plain * rate, 1.0):
-                text = f"the learning rate {rate:g} was not applied"
-                return "learning_rate_missing", text
         return "updates_scaled", f"the updates were multiplied by {plain:.6g}"
     if _close(plain, 1.0):
         if abs(decay) < _SAME:
@@ -175,7 +189,7 @@ def clipped(expected: Expected, steps: Sequence[Seen]) -> Iterator[Fault]:
     """Gradients whose norm was limited, if the factors of all steps say so."""
     limits: list[float] = []
     for t, seen in enumerate(steps):
-        gradient = expected.gradient(seen.params, seen.batch)
+        gradient = expected.gradient(seen)
         for factor in _distinct(_gradient_factors(expected, seen, gradient)):
             if 0 < factor < 1 and _holds(gradient_scaled(factor), expected, steps, t):
                 limits.append(factor * float(np.linalg.norm(_flat(gradient))))
@@ -185,7 +199,7 @@ def clipped(expected: Expected, steps: Sequence[Seen]) -> Iterator[Fault]:
     limit = limits[0]
 
     def predict(expected: Expected, steps: Sequence[Seen], t: int) -> Any:
-        gradient = expected.gradient(steps[t].params, steps[t].batch)
+        gradient = expected.gradient(steps[t])
         norm = float(np.linalg.norm(_flat(gradient)))
         return gradient_scaled(min(1.0, limit / norm))(expected, steps, t)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,15 +14,17 @@ from jaxcheck.gradients.findings import package_versions
 from jaxcheck.gradients.options import require_count, require_function
 from jaxcheck.jaxprs import compat
 from jaxcheck.reports.values import Finding, Verdict
-from jaxcheck.trees import by_path, is_inexact
+from jaxcheck.states import batches_of, copied, next_batch, readers_of
+from jaxcheck.trees import by_path, is_inexact, require_finite
 from jaxcheck.updates.expected import After, Agreement, Expected, agreement
 from jaxcheck.updates.faults import FAULTS, SCHEDULES, Fault, parts
 from jaxcheck.updates.inferring import clipped, learning_rates, of_gradient, of_updates
 from jaxcheck.updates.runs import is_transformation
-from jaxcheck.updates.states import Readers, copied, readers_of
 from jaxcheck.updates.step_report import Inferred, TrainStepReport
+from jaxcheck.updates.views import Viewer, viewer_of
 from jaxcheck.updates.watching import Seen, Watched, watch
 
+_CALLER = "check_train_step"
 # What a change of parameters may be off by, in the program's own dtypes.
 _NATIVE = 1e-3
 # Share of the elements that should move and do not, from which updates are called lost.
@@ -63,12 +64,15 @@ def check_train_step(
         state: the state before the first step; it stays as it is.
         batches: gone through again and again; two different ones at least tell more.
         loss_fn: ``loss_fn(params, batch)`` returns the loss that the step should
-            minimize.
+            minimize, of what ``params_of`` gives. A transformation that needs ``value``
+            is given it.
         tx: the optax transformation that it should use.
-        params_of: reads the parameters from a state; by default an attribute or a key
-            ``params``, or the first item of a tuple.
-        opt_state_of: reads the optimizer's state; by default ``opt_state``, or the
-            second item of a tuple.
+        params_of: reads the parameters from a state; by default its attribute or key
+            ``params`` or ``model``, or the first item of a tuple.
+        opt_state_of: reads the optimizer's state; by default ``opt_state`` or
+            ``optimizer``, or the second item of a tuple. It may be an
+            ``nnx.Optimizer``; what else a model holds than ``tx`` was initialized
+            with goes into ``loss_fn`` as it is.
         has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
         steps: how many to take.
         rtol: relative tolerance in float64.
@@ -93,17 +97,14 @@ def check_train_step(
         'wrong_sign'
     """
     _require(train_step, loss_fn, tx, steps)
-    given = list(itertools.islice(batches, steps))
-    if not given:
-        raise InvalidInputError(
-            "`check_train_step(batches=...)` must hold at least one batch; it is empty."
-        )
-    taken = [given[k % len(given)] for k in range(steps)]
-    readers = readers_of("check_train_step", state, params_of, opt_state_of)
-    _require_state_of(tx, state, readers)
-    native = watch(train_step, state, taken, readers)
-    expected = Expected(loss_fn, tx, has_aux=has_aux)
-    wide = _in_float64(train_step, state, taken, readers)
+    coming = batches_of(_CALLER, batches)
+    taken = [next_batch(_CALLER, coming, k, steps) for k in range(steps)]
+    readers = readers_of(_CALLER, state, params_of, opt_state_of)
+    viewer = viewer_of(_CALLER, tx, state, readers)
+    require_finite(_CALLER, "state", viewer.view(state).params)
+    native = watch(train_step, state, taken, viewer)
+    expected = Expected(loss_fn, tx, viewer, has_aux=has_aux)
+    wide = _in_float64(train_step, state, taken, viewer)
     watched, tolerance = (native, _NATIVE) if wide is None else (wide, rtol)
     with compat.x64(wide is not None or _is_wide(native)):
         found = _judge(expected, watched, tx, tolerance)
@@ -117,7 +118,7 @@ def check_train_step(
         verdict=Verdict.WRONG if findings else Verdict.CORRECT,
         fault=name if found.fault is None else found.fault.name,
         behaves=None if found.fault is None else found.fault.text,
-        inferred=_inferred(found.fault),
+        inferred=Inferred() if found.fault is None else found.fault.inferred,
         leaf=found.leaf,
         state_field=found.state_field,
         step=found.step,
@@ -144,26 +145,15 @@ def _require(train_step: Any, loss_fn: Any, tx: Any, steps: int) -> None:
         )
 
 
-def _require_state_of(tx: Any, state: Any, readers: Readers) -> None:
-    """The optimizer's state must be one of ``tx``."""
-    fresh = jax.eval_shape(tx.init, readers.params(state))
-    wanted, got = (jax.tree.structure(x) for x in (fresh, readers.opt_state(state)))
-    if wanted != got:
-        raise InvalidInputError(
-            "`check_train_step(state=...)` holds the state of another optimizer than "
-            f"`tx`: {got}; tx.init gives {wanted}."
-        )
-
-
 def _in_float64(
-    train_step: Any, state: Any, batches: Sequence[Any], readers: Readers
+    train_step: Any, state: Any, batches: Sequence[Any], viewer: Viewer
 ) -> Watched | None:
     """The same steps on float64 arrays, if the step keeps them."""
     with compat.x64(True):
         try:
             wide = jax.tree.map(_wide, copied(state))
             watched = watch(
-                train_step, wide, [jax.tree.map(_wide, b) for b in batches], readers
+                train_step, wide, [jax.tree.map(_wide, b) for b in batches], viewer
             )
         except Exception:  # it insists on its dtypes: then it is watched in those
             return None
@@ -198,12 +188,7 @@ class _Found(NamedTuple):
 def _judge(expected: Expected, watched: Watched, tx: Any, tolerance: float) -> _Found:
     steps = watched.seen
     agreements = [
-        agreement(
-            seen.params,
-            _after(seen),
-            expected.step(seen.params, seen.opt_state, seen.batch),
-        )
-        for seen in steps
+        agreement(seen.params, _after(seen), expected.step(seen)) for seen in steps
     ]
     error = max(max(a.error.values(), default=0.0) for a in agreements)
     wrong = [k for k, a in enumerate(agreements) if a.worst > tolerance]
@@ -322,21 +307,6 @@ def _told(
     return f"in step {step}, {where} of what it should be; {behaves}"
 
 
-def _inferred(fault: Fault | None) -> Inferred:
-    if fault is None or fault.factor is None:
-        return Inferred()
-    if fault.name.startswith(("gradient", "sum", "mean", "device")):
-        return Inferred(gradient_scale=fault.factor, updates_applied=1.0)
-    rate = None
-    if fault.name == "learning_rate_squared":
-        rate = fault.factor
-    elif fault.name == "learning_rate_missing":
-        rate = 1.0 / fault.factor
-    return Inferred(
-        learning_rate=rate, updates_applied=fault.factor, gradient_scale=1.0
-    )
-
-
 def _impure() -> Finding:
     return Finding(
         kind="nondeterministic",
@@ -351,8 +321,7 @@ def _impure() -> Finding:
 def _lost(expected: Expected, native: Watched) -> list[Finding]:
     """Updates that leave the parameters as they are, for they are too small."""
     seen = native.seen[0]
-    gradient = expected.gradient(seen.params, seen.batch)
-    updates, _ = expected.update(gradient, seen.opt_state, seen.params)
+    updates, _ = expected.update(seen, expected.gradient(seen))
     moving = still = 0
     for before, after, update in zip(
         *(jax.tree.leaves(x) for x in (seen.params, seen.params_after, updates)),

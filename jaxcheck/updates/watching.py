@@ -13,16 +13,20 @@ import jax
 import numpy as np
 
 from jaxcheck.errors import InvalidInputError
+from jaxcheck.states import copied, stepped
 from jaxcheck.trees import on_host
-from jaxcheck.updates.states import Readers, copied
+from jaxcheck.updates.views import View, Viewer
+
+_CALLER = "check_train_step"
 
 
 class Seen(NamedTuple):
     """One step.
 
     Attributes:
-        params: before it.
+        params: what the optimizer moves, before it.
         opt_state: before it.
+        rest: arrays of the model that the optimizer does not move, before it.
         batch: what it was given.
         params_after: after it.
         opt_state_after: after it.
@@ -30,6 +34,7 @@ class Seen(NamedTuple):
 
     params: Any
     opt_state: Any
+    rest: Any
     batch: Any
     params_after: Any
     opt_state_after: Any
@@ -48,76 +53,54 @@ class Watched(NamedTuple):
 
 
 def watch(
-    train_step: Callable[..., Any], state: Any, batches: Sequence[Any], readers: Readers
+    train_step: Callable[..., Any], state: Any, batches: Sequence[Any], viewer: Viewer
 ) -> Watched:
     """Run ``train_step`` over ``batches``.
 
     Raises:
         InvalidInputError: if it returns something that is no state.
     """
+
+    def step(state: Any, batch: Any) -> tuple[Any, View]:
+        after = stepped(_CALLER, train_step, copied(state), batch)
+        return after, _view(viewer, after)
+
     seen: list[Seen] = []
-    first: Any = None
-    for batch in batches:
-        before = copied(state)
-        after = _stepped(train_step, copied(state), batch)
-        params, opt_state = _read(readers, after)
-        if first is None:
-            again = _stepped(train_step, copied(state), batch)
-            first = (after, again)
-        seen.append(
-            Seen(
-                readers.params(before),
-                readers.opt_state(before),
-                batch,
-                params,
-                opt_state,
-            )
-        )
-        state = after
-    _require_same_structure(seen[0])
-    return Watched(seen, _same(readers, *first))
+    pure = True
+    for t, batch in enumerate(batches):
+        before = viewer.view(copied(state))
+        moved, after = step(state, batch)
+        if t == 0:
+            _require_same_structure(before, after)
+            pure = _same(after, step(state, batch)[1])
+        seen.append(Seen(*before, batch, after.params, after.opt_state))
+        state = moved
+    return Watched(seen, pure)
 
 
-def _stepped(train_step: Callable[..., Any], state: Any, batch: Any) -> Any:
-    """The state after a step: what it returns, or what it has changed in place."""
-    returned = train_step(state, batch)
-    if returned is None:
-        return state
-    treedef = jax.tree.structure(state)
-    if type(returned) is type(state) and jax.tree.structure(returned) == treedef:
-        return returned
-    if isinstance(returned, tuple) and returned:
-        return returned[0]  # pyright: ignore[reportUnknownVariableType]
-    return returned
-
-
-def _read(readers: Readers, state: Any) -> tuple[Any, Any]:
+def _view(viewer: Viewer, state: Any) -> View:
     try:
-        return readers.params(state), readers.opt_state(state)
+        return viewer.view(state)
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise InvalidInputError(
-            "`check_train_step(train_step=...)` must return the new state, or a tuple "
-            f"that begins with it; it returned a {type(state).__name__} in its place "
+            f"`{_CALLER}(train_step=...)` must return the new state, or a tuple that "
+            f"begins with it; it returned a {type(state).__name__} in its place "
             f"({error})."
         ) from error
 
 
-def _require_same_structure(seen: Seen) -> None:
-    for name, before, after in (
-        ("params", seen.params, seen.params_after),
-        ("opt_state", seen.opt_state, seen.opt_state_after),
-    ):
-        wanted, got = jax.tree.structure(before), jax.tree.structure(after)
+def _require_same_structure(before: View, after: View) -> None:
+    for name in ("params", "opt_state"):
+        wanted, got = (jax.tree.structure(getattr(v, name)) for v in (before, after))
         if wanted != got:
             raise InvalidInputError(
-                f"`check_train_step(train_step=...)` must keep the structure of "
-                f"`{name}`, {wanted}; it returned {got}."
+                f"`{_CALLER}(train_step=...)` must keep the structure of `{name}`, "
+                f"{wanted}; it returned {got}."
             )
 
 
-def _same(readers: Readers, one: Any, other: Any) -> bool:
-    pairs = [_read(readers, state) for state in (one, other)]
-    a, b = (jax.tree.leaves(pair) for pair in pairs)
+def _same(one: View, other: View) -> bool:
+    a, b = (jax.tree.leaves((view.params, view.opt_state)) for view in (one, other))
     return all(
         np.array_equal(on_host(x), on_host(y), equal_nan=_float(x))
         for x, y in zip(a, b, strict=True)
