@@ -33,6 +33,8 @@ class UpdateReport(Report):
         compared: names of the fields of the state that were compared.
         not_compared: names of fields of the rule that this state has not.
         steps: how many were taken.
+        elements: number of scalars in the parameters.
+        elements_compared: how many of them were held against the rule.
         dtypes: the floating dtypes of the parameters, e.g. ``("float32",)``.
         key_data: the words of the random key, to reproduce the gradients.
         versions: pairs (package, version).
@@ -56,6 +58,8 @@ class UpdateReport(Report):
     compared: tuple[str, ...] = ()
     not_compared: tuple[str, ...] = ()
     steps: int = 0
+    elements: int = 0
+    elements_compared: int = 0
     dtypes: tuple[str, ...] = ()
     key_data: tuple[int, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()

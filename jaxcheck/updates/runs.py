@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jaxcheck.errors import InvalidInputError
 from jaxcheck.jaxprs import compat
 from jaxcheck.trees import by_path, is_inexact, on_host
 from jaxcheck.updates.fields import Field, fields_of
+from jaxcheck.updates.sampling import Sample, pick
 
 Array = Any
 # ``(gradients, params, state, step, **extra) -> (updates, state)``
@@ -25,17 +27,19 @@ Reference = Callable[..., tuple[Any, Any]]
 
 
 class Moment(NamedTuple):
-    """What one step did.
+    """What one step did, to the elements that are taken.
 
     Attributes:
         params: what they are added to, by the path of the leaf, on the host.
         updates: likewise.
         fields: of the state after it.
+        not_finite: how many elements of each update are NaN or infinite, of all.
     """
 
     params: dict[str, Array]
     updates: dict[str, Array]
     fields: list[Field]
+    not_finite: dict[str, int]
 
 
 class Problem(NamedTuple):
@@ -46,17 +50,27 @@ class Problem(NamedTuple):
         gradients: one for each step.
         extra: what else the transformation is given in each step.
         x64: whether 64-bit types are on.
+        sample: which elements are compared.
     """
 
     params: Any
     gradients: Sequence[Any]
     extra: Sequence[Mapping[str, Any]]
     x64: bool
+    sample: Sample = MappingProxyType({})
 
     @property
-    def paths(self) -> list[str]:
-        """Of the leaves."""
-        return list(by_path(self.params))
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the leaves, by their paths."""
+        return {path: np.shape(x) for path, x in by_path(self.params).items()}
+
+    def taken(self, tree: Any) -> Any:
+        """The elements of a tree like the parameters that are compared."""
+        if not self.sample:
+            return tree
+        leaves = by_path(tree).items()
+        picked = [pick(x, path, np.shape(x), self.sample) for path, x in leaves]
+        return jax.tree.unflatten(jax.tree.structure(tree), picked)
 
 
 class Run(NamedTuple):
@@ -64,7 +78,7 @@ class Run(NamedTuple):
 
     Attributes:
         moments: what each step did.
-        params: what each step was given, on the host.
+        params: what each step was given, on the host; the elements that are taken.
     """
 
     moments: list[Moment]
@@ -73,7 +87,7 @@ class Run(NamedTuple):
 
 def problem_in_float64(problem: Problem) -> Problem:
     """The same problem with every floating array in float64."""
-    return Problem(
+    return problem._replace(
         params=jax.tree.map(_wide, problem.params),
         gradients=[jax.tree.map(_wide, g) for g in problem.gradients],
         extra=[jax.tree.map(_wide, dict(e)) for e in problem.extra],
@@ -96,19 +110,18 @@ def run_transformation(tx: Any, problem: Problem) -> Run:
         InvalidInputError: if it needs an argument that it is not given.
     """
     update = jax.jit(tx.update, static_argnames=_functions(problem.extra))
-    paths = set(problem.paths)
     with compat.x64(problem.x64):
         params = jax.tree.map(jnp.asarray, problem.params)
         state = tx.init(params)
         moments: list[Moment] = []
         seen: list[Any] = []
         for gradient, extra in zip(problem.gradients, problem.extra, strict=True):
-            seen.append(jax.tree.map(np.asarray, params))
+            seen.append(problem.taken(jax.tree.map(np.asarray, params)))
             try:
                 updates, state = update(gradient, state, params, **extra)
             except TypeError as error:
                 raise _missing(error) from error
-            moments.append(_moment(seen[-1], updates, state, paths))
+            moments.append(_moment(seen[-1], updates, state, problem))
             params = jax.tree.map(_moved, params, updates)
     return Run(moments, seen)
 
@@ -119,32 +132,41 @@ def run_reference(reference: Reference, run: Run, problem: Problem) -> list[Mome
     Raises:
         InvalidInputError: if it returns something else than updates and a state.
     """
-    paths = set(problem.paths)
     state: Any = None
     moments: list[Moment] = []
     with compat.x64(True):
         for step, params in enumerate(run.params):
-            gradients = jax.tree.map(_wide, problem.gradients[step])
+            gradients = jax.tree.map(_wide, problem.taken(problem.gradients[step]))
             extra = problem.extra[step]
             returned = reference(
                 gradients, jax.tree.map(_wide, params), state, step, **extra
             )
             updates, state = _pair(returned)
             _require_like(updates, params)
-            moments.append(_moment(params, updates, state, paths))
+            moments.append(_moment(params, updates, state, problem))
     return moments
 
 
-def _moment(params: Any, updates: Any, state: Any, paths: set[str]) -> Moment:
+def _moment(params: Any, updates: Any, state: Any, problem: Problem) -> Moment:
+    shapes, sample = problem.shapes, problem.sample
+
+    def taken(path: str | None, value: Any) -> Array:
+        return pick(on_host(value), path, shapes.get(path or "", ()), sample)
+
     given, named = (
         {path: np.asarray(value) for path, value in by_path(tree).items()}
         for tree in (params, updates)
     )
     fields = [
-        field._replace(leaves={k: on_host(x) for k, x in field.leaves.items()})
-        for field in fields_of(state, paths)
+        field._replace(leaves={k: taken(k, x) for k, x in field.leaves.items()})
+        for field in fields_of(state, shapes.keys())
     ]
-    return Moment(given, named, fields)
+    return Moment(
+        given,
+        {path: taken(path, x) for path, x in named.items()},
+        fields,
+        {path: int(np.count_nonzero(~np.isfinite(x))) for path, x in named.items()},
+    )
 
 
 def _moved(param: Any, update: Any) -> Any:

@@ -4,7 +4,7 @@ A gradient that stays the same hides every decay rate, one of a single scale hid
 eps stands, one without zeros hides what happens at zero. So: each coordinate has a
 scale of its own, from 1e-8 to 1e4, and keeps it, up to a factor of two, for eps to
 matter in the small ones; signs change; some elements are exactly zero; one step is all
-zeros, and one is large.
+zeros, and one is large. A large leaf is filled with repetitions of one block of them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _SMALLEST, _LARGEST = -8.0, 4.0
 _SMALLEST_HALF, _LARGEST_HALF = -2.0, 1.0
 _ZEROS = 1 / 8
 _BURST = 30.0
+# A prime, so that rows of a matrix do not repeat.
+_BLOCK = 65_537
 
 
 def hard_gradients(params: Any, steps: int, seed: Sequence[int]) -> list[Any]:
@@ -39,15 +41,24 @@ def hard_gradients(params: Any, steps: int, seed: Sequence[int]) -> list[Any]:
     """
     rng = np.random.default_rng(seed)
     leaves, treedef = jax.tree.flatten(params)
-    scales = _scales(leaves, rng)
+    blocks = [_block(x) for x in leaves]
+    scales = _scales(blocks, rng)
     out: list[Any] = []
     for t in range(steps):
         size = _size(t, steps)
         drawn = [
-            _draw(x, size * scale, rng) for x, scale in zip(leaves, scales, strict=True)
+            _draw(x, size * scale, rng) for x, scale in zip(blocks, scales, strict=True)
         ]
-        out.append(jax.tree.unflatten(treedef, drawn))
+        filled = [np.resize(d, np.shape(x)) for d, x in zip(drawn, leaves, strict=True)]
+        out.append(jax.tree.unflatten(treedef, filled))
     return out
+
+
+def _block(leaf: Any) -> Any:
+    """What stands for ``leaf``: itself, or as much of it as is drawn."""
+    if np.size(leaf) <= _BLOCK:
+        return leaf
+    return jax.ShapeDtypeStruct((_BLOCK,), leaf.dtype)
 
 
 def _size(t: int, steps: int) -> float:
@@ -59,7 +70,7 @@ def _size(t: int, steps: int) -> float:
 
 def _scales(leaves: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     """The scale of each coordinate: all decades, shuffled over the tree."""
-    half = any(jnp.asarray(x).dtype == jnp.float16 for x in leaves)
+    half = any(_dtype(x) == jnp.float16 for x in leaves)
     ends = (_SMALLEST_HALF, _LARGEST_HALF) if half else (_SMALLEST, _LARGEST)
     sizes = [int(np.size(x)) for x in leaves]
     count = sum(sizes)
@@ -68,8 +79,12 @@ def _scales(leaves: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     return [part.reshape(np.shape(x)) for part, x in zip(parts, leaves, strict=True)]
 
 
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.asarray(leaf).dtype
+
+
 def _draw(leaf: Any, scale: Any, rng: np.random.Generator) -> Any:
-    dtype, shape = jnp.asarray(leaf).dtype, np.shape(leaf)
+    dtype, shape = _dtype(leaf), np.shape(leaf)
     if not is_inexact(dtype):
         return np.zeros(shape, jax.dtypes.float0)
 

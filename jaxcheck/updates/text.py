@@ -85,6 +85,10 @@ def closing(report: UpdateReport) -> Iterator[Block]:
     if report.rule is not None:
         fields = "; of the state " + ", ".join(report.compared)
         yield labelled("Compared:", "updates" + (fields if report.compared else ""))
+    if report.rule is not None and report.elements_compared < report.elements:
+        left = report.elements - report.elements_compared
+        what = f"{left:,} of {report.elements:,} elements; the rule treats each alike"
+        yield labelled("Not checked:", what)
     if report.not_compared:
         yield labelled("Not checked:", f"{', '.join(report.not_compared)} of the state")
     versions = ", ".join(f"{name} {version}" for name, version in report.versions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from jaxcheck.updates.runs import (
 from jaxcheck.updates.screen import Screen
 from jaxcheck.updates.sequences import hard_gradients
 from jaxcheck.updates.torch_optimizers import is_torch_optimizer, torch_reference
-from jaxcheck.updates.verify import Held, Verification, fitted
+from jaxcheck.updates.verify import Held, Verification, fitted, sampled
 
 # An optax transformation, or (gradients, params, state, step) -> (updates, state).
 RuleLike = str | Rule | Callable[..., tuple[Any, Any]] | Any
@@ -42,6 +43,7 @@ def check_update(
     steps: int = 8,
     gradients: Sequence[Any] | None = None,
     extra_args: Mapping[str, Sequence[Any]] | None = None,
+    samples: int | None = 65_536,
     rtol: float = 1e-9,
     key: Any = None,
 ) -> UpdateReport:
@@ -75,6 +77,9 @@ def check_update(
         steps: how many.
         gradients: the gradients to use, a pytree like ``params`` for each step.
         extra_args: what else ``tx.update`` needs, for each step: ``{"value": [...]}``.
+        samples: most elements of a leaf that are compared, where the rule is one of
+            ours that treats each element by itself: both ends of the leaf, and others
+            at random; None for all. Whether updates are finite is asked of all.
         rtol: relative tolerance in float64.
         key: a ``jax.random`` key for the gradients; the default is
             ``jax.random.key(0)``.
@@ -95,11 +100,14 @@ def check_update(
         'with b2=0.99'
     """
     seed = read_key("check_update", key)
+    if samples is not None:
+        require_count("check_update", "samples", samples)
     problem = _problem(tx, params, steps, gradients, extra_args, seed)
     at_rest = _from_rest(tx, problem)
     if rule is None:
         return _screened(tx, problem, at_rest, seed)
-    given = _rule_of(rule, tx, problem)
+    given = _rule_of(rule, tx, problem, samples, seed)
+    problem = sampled(given, problem, samples, seed)
     verification = Verification(tx, given, problem, rtol)
     held = verification.in_float64()
     findings = list(_not_finite(held.run, problem))
@@ -156,6 +164,11 @@ def _screened(
 def _circumstances(problem: Problem, seed: Sequence[int]) -> dict[str, Any]:
     return {
         "steps": len(problem.gradients),
+        "elements": sum(map(math.prod, problem.shapes.values())),
+        "elements_compared": sum(
+            len(problem.sample[path]) if path in problem.sample else math.prod(shape)
+            for path, shape in problem.shapes.items()
+        ),
         "dtypes": tuple(
             sorted({str(x.dtype) for x in jax.tree.leaves(problem.params)})
         ),
@@ -230,14 +243,16 @@ def _require_gradients(gradients: Sequence[Any], params: Any) -> None:
             )
 
 
-def _rule_of(rule: Any, tx: Any, problem: Problem) -> Any:
+def _rule_of(
+    rule: Any, tx: Any, problem: Problem, samples: int | None, seed: Any
+) -> Any:
     if isinstance(rule, str):
         if rule not in BY_NAME:
             raise InvalidInputError(
                 f"`check_update(rule={rule!r})` is not known; use one of "
                 f"{', '.join(sorted(BY_NAME))}."
             )
-        return fitted(BY_NAME[rule], tx, problem)
+        return fitted(BY_NAME[rule], tx, problem, samples, seed)
     if is_torch_optimizer(rule):
         return torch_reference(rule)
     if isinstance(rule, Rule) or is_transformation(rule) or callable(rule):
@@ -264,11 +279,11 @@ def _not_finite(run: Run, problem: Problem) -> list[Finding]:
     ):
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(gradient)):
             continue
-        for leaf, update in moment.updates.items():
-            bad = int(np.count_nonzero(~np.isfinite(update)))
+        for leaf, bad in moment.not_finite.items():
             if bad:
+                size = math.prod(problem.shapes[leaf])
                 message = (
-                    f"in step {step}, {bad} of {update.size} elements of the update of "
+                    f"in step {step}, {bad:,} of {size:,} elements of the update of "
                     f"{leaf or 'the leaf'} are NaN or infinite; its gradient is finite."
                 )
                 return [Finding(kind="nan_update", leaf=leaf, message=message)]

@@ -19,8 +19,8 @@ import numpy as np
 
 from jaxcheck.jaxprs import compat, interpret, rounding
 from jaxcheck.trees import is_inexact
-from jaxcheck.updates.comparing import Comparison, compare
-from jaxcheck.updates.rules.rule import Rule
+from jaxcheck.updates.comparing import Comparison, Mismatch, compare
+from jaxcheck.updates.rules.rule import Rule, acts_elementwise
 from jaxcheck.updates.runs import (
     Moment,
     Problem,
@@ -31,6 +31,7 @@ from jaxcheck.updates.runs import (
     run_reference,
     run_transformation,
 )
+from jaxcheck.updates.sampling import pick, sample_of
 from jaxcheck.updates.variants import SAME, factor_of, variants
 
 # Roundoffs that a few dozen operations may amount to, and the most that is ever let
@@ -92,6 +93,10 @@ class Verification:
         run = run_transformation(self._tx, problem)
         wanted = run_reference(reference_of(self._rule), run, problem)
         compared = compare(run.moments, wanted, tolerance, _tiny(problem))
+        compared = compared._replace(
+            updates=_placed(compared.updates, problem),
+            state=_placed(compared.state, problem),
+        )
         return Held(run, wanted, compared, tolerance)
 
     def rounding_explains(self, native: Held) -> bool:
@@ -104,12 +109,14 @@ class Verification:
         if native.comparison.updates is None or any(map(callable, given)):
             return False
         runs = _with_random_rounding(self._tx, self.native)
+        run_shapes = self.native.shapes
         for step, (moment, wanted) in enumerate(
             zip(native.run.moments, native.wanted, strict=True)
         ):
             for leaf, update in moment.updates.items():
                 rule = wanted.updates[leaf].astype(update.dtype)
-                others = [run[step][leaf] for run in runs]
+                shape, sample = run_shapes[leaf], self.native.sample
+                others = [pick(run[step][leaf], leaf, shape, sample) for run in runs]
                 off = np.abs(update - wanted.updates[leaf]) > native.tolerance * np.abs(
                     wanted.updates[leaf]
                 )
@@ -139,7 +146,27 @@ class Verification:
         return compared.first is None
 
 
-def fitted(factory: Callable[..., Rule], tx: Any, problem: Problem) -> Rule:
+def sampled(rule: Any, problem: Problem, most: int | None, seed: Any) -> Problem:
+    """The problem with some elements compared, if the rule allows that.
+
+    Args:
+        rule: what a transformation is held against.
+        problem: all of it.
+        most: elements of a leaf; None for all.
+        seed: of the choice.
+    """
+    if most is None or not (isinstance(rule, Rule) and acts_elementwise(rule.form)):
+        return problem
+    return problem._replace(sample=sample_of(problem.params, most, seed))
+
+
+def fitted(
+    factory: Callable[..., Rule],
+    tx: Any,
+    problem: Problem,
+    most: int | None,
+    seed: Any,
+) -> Rule:
     """A rule with its defaults, and the learning rate that the updates show.
 
     Updates are proportional to the learning rate, that of each step by itself.
@@ -147,8 +174,10 @@ def fitted(factory: Callable[..., Rule], tx: Any, problem: Problem) -> Rule:
     if "learning_rate" not in inspect.signature(factory).parameters:
         return factory()
     wide = problem_in_float64(problem)
+    one = factory(learning_rate=1.0)
+    wide = sampled(one, wide, most, seed)
     run = run_transformation(tx, wide)
-    unit = run_reference(factory(learning_rate=1.0), run, wide)
+    unit = run_reference(one, run, wide)
     rates: list[float] = []
     for moment, one in zip(run.moments, unit, strict=True):
         factor = factor_of(list(moment.updates.values()), list(one.updates.values()))
@@ -189,11 +218,22 @@ def _with_random_rounding(tx: Any, problem: Problem) -> list[list[dict[str, Any]
         runs = [jax.tree.unflatten(treedef, outputs) for outputs in flat]
     return [
         [
-            dict(zip(problem.paths, map(np.asarray, jax.tree.leaves(u)), strict=True))
+            dict(zip(problem.shapes, map(np.asarray, jax.tree.leaves(u)), strict=True))
             for u in run
         ]
         for run in runs
     ]
+
+
+def _placed(mismatch: Mismatch | None, problem: Problem) -> Mismatch | None:
+    """With the index that its element has in the whole leaf."""
+    if mismatch is None or mismatch.leaf is None or mismatch.leaf not in problem.sample:
+        return mismatch
+    shape = problem.shapes[mismatch.leaf]
+    if mismatch.field is not None and len(mismatch.at) != 1:
+        return mismatch  # a field that was left whole
+    flat = problem.sample[mismatch.leaf][mismatch.at[0]]
+    return mismatch._replace(at=tuple(int(k) for k in np.unravel_index(flat, shape)))
 
 
 def reference_of(rule: Any) -> Any:

@@ -11,6 +11,7 @@ from jaxcheck.updates.rules.decay import Decay, decayed, decays
 from jaxcheck.updates.rules.moments import corrected, moment
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Form,
     Leafwise,
     Rate,
@@ -70,7 +71,7 @@ def adagrad(
         direction = np.where(total > 0, direction, 0.0)
         return -rate_at(learning_rate, t) * direction, {"sum_of_squares": total}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
 @rule(
@@ -134,7 +135,7 @@ def adadelta(
         step = rate_at(rate, t) * direction
         return step if uphill else -step, {"e_g": e_g, "e_x": e_x}
 
-    plain = Leafwise(init, update)
+    plain = Elementwise(init, update)
     return decayed(plain, rate, weight_decay, decay, weight_decay_mask)
 
 
@@ -213,7 +214,7 @@ def rmsprop(
             u = u + momentum * state["trace"] if nesterov else state["trace"]
         return outside * u, state
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
 @rule(

@@ -20,6 +20,7 @@ from jaxcheck.updates.rules.moments import (
 )
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Form,
     Leafwise,
     Rate,
@@ -110,7 +111,7 @@ def amsgrad(
         state = {"mu": mu, "nu": nu, "nu_max": nu_max}
         return -rate_at(learning_rate, t) * direction, state
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
 @rule("Kingma & Ba (2015), Adam, arXiv:1412.6980, Algorithm 2", ADAMAX)
@@ -205,7 +206,7 @@ def _adamax(
         direction = first / (nu + outside)
         return -rate_at(learning_rate, t) * direction, {"mu": mu, "nu": nu}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
 @rule(
@@ -276,4 +277,4 @@ def radam(
             )
         return -rate_at(learning_rate, t) * direction, {"mu": mu, "nu": nu}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)

@@ -10,6 +10,7 @@ from jaxcheck.updates.rules.decay import Decay, decayed, decays
 from jaxcheck.updates.rules.moments import ahead, corrected, moment
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Form,
     Leafwise,
     Rate,
@@ -85,7 +86,7 @@ def adabelief(
         direction = first / (np.sqrt(root) + eps)
         return -rate_at(learning_rate, t) * direction, state
 
-    return Leafwise(_two_moments, update)
+    return Elementwise(_two_moments, update)
 
 
 @rule(
@@ -139,7 +140,7 @@ def acprop(
         state = {"mu": mu, "nu": nu + eps_root}
         return -rate_at(learning_rate, t) * (g / (np.sqrt(root) + eps)), state
 
-    plain = Leafwise(_two_moments, update)
+    plain = Elementwise(_two_moments, update)
     return decayed(plain, learning_rate, weight_decay, decay, mask)
 
 
@@ -203,7 +204,7 @@ def yogi(
         direction = first / (np.sqrt(second) + eps)
         return -rate_at(learning_rate, t) * direction, {"mu": mu, "nu": nu}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
 def _two_moments(p: Array) -> State:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Form,
     Leafwise,
     Masked,
@@ -62,7 +63,7 @@ def decayed(
             return (u - rate * strength * p) / (1.0 + rate * strength), s
         return u - (strength if decay == "alone" else rate * strength) * p, s
 
-    form = Leafwise(plain.init, update)
+    form = type(plain)(plain.init, update)
     return form if mask is None else Masked(mask, form, plain)
 
 
@@ -76,8 +77,8 @@ def weights_added(weight_decay: Rate, mask: Any = None) -> Leafwise | Masked:
         del p, t
         return g, s
 
-    form = Leafwise(_no_state, added)
-    return form if mask is None else Masked(mask, form, Leafwise(_no_state, kept))
+    form = Elementwise(_no_state, added)
+    return form if mask is None else Masked(mask, form, Elementwise(_no_state, kept))
 
 
 def decayed_in_gradient(

@@ -6,7 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from jaxcheck.updates.rules.rule import Array, Leafwise, Rate, State, rate_at
+from jaxcheck.updates.rules.rule import (
+    Array,
+    Elementwise,
+    Leafwise,
+    Rate,
+    State,
+    rate_at,
+)
 
 EpsPlacement = Literal["outside", "inside", "before correction"]
 
@@ -95,4 +102,4 @@ def adam_moments(
         direction = normalized(first, second, correction, eps, eps_root, eps_placement)
         return -rate_at(learning_rate, t) * direction, {"mu": mu, "nu": nu}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxcheck.updates.rules.moments import MOMENTS, EpsPlacement, adam_moments
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Leafwise,
     Rate,
     State,
@@ -82,7 +83,7 @@ def sgd(
         direction = g + momentum * trace if nesterov else trace
         return -outside * direction, {"trace": trace}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
 @rule(
@@ -223,10 +224,10 @@ def _optimistic(rate: Rate, alpha: float, beta: float, first: First) -> Leafwise
         direction = (alpha + beta) * g - beta * previous
         return -rate_at(rate, t) * direction, {"previous_gradient": g}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
-def _after(first: Leafwise, then: Leafwise) -> Leafwise:
+def _after(first: Leafwise, then: Leafwise) -> Elementwise:
     """What ``then`` makes of the updates of ``first``."""
 
     def init(p: Array) -> State:
@@ -237,4 +238,4 @@ def _after(first: Leafwise, then: Leafwise) -> Leafwise:
         u, after = then.update(u, p, s, t)
         return u, {**before, **after}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)

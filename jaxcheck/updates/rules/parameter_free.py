@@ -15,8 +15,8 @@ from jaxcheck.updates.rules.decay import (
 from jaxcheck.updates.rules.leaves import dot, each, norm
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Form,
-    Leafwise,
     Rate,
     State,
     Treewise,
@@ -224,5 +224,5 @@ def cocob(
         }
         return start + bet * (largest + reward) - p, state
 
-    plain = Leafwise(init, update)
+    plain = Elementwise(init, update)
     return decayed(plain, learning_rate, weight_decay, decay, mask)

@@ -39,6 +39,12 @@ class Leafwise(NamedTuple):
     update: Callable[[Array, Array, State, int], tuple[Array, State]]
 
 
+class Elementwise(Leafwise):
+    """A rule that treats each element by itself: of some elements, it says the same."""
+
+    __slots__ = ()
+
+
 class Treewise(NamedTuple):
     """A rule in which leaves act on each other.
 
@@ -196,6 +202,15 @@ def rule(
 def rate_at(rate: Rate, t: int) -> float:
     """The learning rate of call ``t``, counted from 1: schedules count from 0."""
     return float(rate(t - 1)) if callable(rate) else float(rate)
+
+
+def acts_elementwise(form: Form) -> bool:
+    """Whether it can be evaluated on some elements of the leaves alone."""
+    if isinstance(form, Masked):
+        # a function would see leaves of other shapes
+        chosen = acts_elementwise(form.chosen) and acts_elementwise(form.others)
+        return chosen and not callable(form.mask)
+    return isinstance(form, Elementwise)
 
 
 def of_all_leaves(form: Form, params: Any) -> Treewise:

@@ -10,6 +10,7 @@ from jaxcheck.updates.rules.decay import Decay, decayed, decays
 from jaxcheck.updates.rules.moments import moment
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Form,
     Leafwise,
     Rate,
@@ -43,7 +44,7 @@ def sign_sgd(learning_rate: Rate) -> Leafwise:
         del p
         return -rate_at(learning_rate, t) * sign(g), s
 
-    return Leafwise(_no_state, update)
+    return Elementwise(_no_state, update)
 
 
 @rule(
@@ -81,7 +82,7 @@ def signum(
         average = moment(beta, ema, g) if look_ahead else ema
         return -rate_at(learning_rate, t) * sign(average), {"ema": ema}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
 @rule(
@@ -130,7 +131,7 @@ def lion(
         direction = sign(moment(b1, mu if moved_on else s["mu"], g))
         return -rate_at(learning_rate, t) * direction, {"mu": mu}
 
-    return decayed(Leafwise(init, update), learning_rate, weight_decay, decay, mask)
+    return decayed(Elementwise(init, update), learning_rate, weight_decay, decay, mask)
 
 
 @rule(
@@ -196,7 +197,7 @@ def rprop(
         state = {"step_sizes": sizes, "prev_updates": direction}
         return -(late if stale else direction), state
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)
 
 
 def _no_state(p: Array) -> State:

@@ -11,6 +11,7 @@ from jaxcheck.updates.rules.decay import Decay, decayed, decays
 from jaxcheck.updates.rules.moments import corrected, moment
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Form,
     Leafwise,
     Rate,
@@ -94,7 +95,7 @@ def adan(
         direction = (m + weight * v) / (np.sqrt(n + eps_root) + eps)
         return -rate_at(learning_rate, t) * direction, state
 
-    plain = Leafwise(init, update)
+    plain = Elementwise(init, update)
     return decayed(plain, learning_rate, weight_decay, decay, mask)
 
 
@@ -164,7 +165,7 @@ def ademamix(
         direction = (m1 + rate_at(alpha, t) * slow) / (np.sqrt(nu + eps_root) + eps)
         return -rate_at(learning_rate, t) * direction, state
 
-    plain = Leafwise(init, update)
+    plain = Elementwise(init, update)
     return decayed(plain, learning_rate, weight_decay, decay, mask)
 
 
@@ -227,7 +228,7 @@ def simplified_ademamix(
         direction = (m + rate_at(alpha, t) * g) / (np.sqrt(second + eps_root) + eps)
         return -rate_at(learning_rate, t) * direction, {"m": m, "n": n}
 
-    plain = Leafwise(init, update)
+    plain = Elementwise(init, update)
     return decayed(plain, learning_rate, weight_decay, decay, mask)
 
 
@@ -298,4 +299,4 @@ def adopt(
         direction = moment(b1, mu, normal) if nesterov else mu
         return -rate_at(learning_rate, t) * direction, {"mu": mu, "nu": nu}
 
-    return Leafwise(init, update)
+    return Elementwise(init, update)

@@ -11,6 +11,7 @@ from jaxcheck.updates.rules.leaves import norm
 from jaxcheck.updates.rules.moments import corrected, moment
 from jaxcheck.updates.rules.rule import (
     Array,
+    Elementwise,
     Form,
     Leafwise,
     Rate,
@@ -89,7 +90,7 @@ def clip(max_delta: float) -> Leafwise:
         >>> clip(1.0)(np.array([3.0, -0.5]), np.zeros(2), None, 0)[0]
         array([ 1. , -0.5])
     """
-    return _stateless(lambda g, p, t: np.clip(g, -max_delta, max_delta))
+    return _stateless(lambda g, p, t: np.clip(g, -max_delta, max_delta), Elementwise)
 
 
 @rule(
@@ -230,7 +231,7 @@ def scale(step_size: float) -> Leafwise:
         >>> scale(-0.5)(np.array([1.0, -2.0]), np.zeros(2), None, 0)[0]
         array([-0.5,  1. ])
     """
-    return _stateless(lambda g, p, t: step_size * g)
+    return _stateless(lambda g, p, t: step_size * g, Elementwise)
 
 
 @rule("optax.scale_by_learning_rate")
@@ -250,9 +251,11 @@ def scale_by_learning_rate(
         array([-0.5,  1. ])
     """
     if learning_rate is None:
-        return _stateless(lambda g, p, t: g)
+        return _stateless(lambda g, p, t: g, Elementwise)
     factor = -1.0 if flip_sign else 1.0
-    return _stateless(lambda g, p, t: factor * rate_at(learning_rate, t) * g)
+    return _stateless(
+        lambda g, p, t: factor * rate_at(learning_rate, t) * g, Elementwise
+    )
 
 
 @rule("optax.trace", {"with Nesterov momentum": {"nesterov": True}})
@@ -274,7 +277,7 @@ def trace(decay: float, nesterov: bool = False) -> Leafwise:
         total = g + decay * s["trace"]
         return (g + decay * total if nesterov else total), {"trace": total}
 
-    return Leafwise(lambda p: {"trace": np.zeros_like(p)}, update)
+    return Elementwise(lambda p: {"trace": np.zeros_like(p)}, update)
 
 
 @rule("optax.ema", {"without bias correction": {"debias": False}})
@@ -296,7 +299,7 @@ def ema(decay: float, debias: bool = True) -> Leafwise:
         average = moment(decay, s["ema"], g)
         return corrected(average, decay, t) if debias else average, {"ema": average}
 
-    return Leafwise(lambda p: {"ema": np.zeros_like(p)}, update)
+    return Elementwise(lambda p: {"ema": np.zeros_like(p)}, update)
 
 
 @rule("optax.normalize_by_update_norm")
@@ -324,6 +327,6 @@ def normalize_by_update_norm(scale_factor: float = 1.0, eps: float = 1e-6) -> Tr
     return Treewise(lambda p: {}, update)
 
 
-def _stateless(fn: Any) -> Leafwise:
+def _stateless(fn: Any, kind: type[Leafwise] = Leafwise) -> Leafwise:
     """A function of gradient, parameter and step."""
-    return Leafwise(lambda p: {}, lambda g, p, s, t: (fn(g, p, t), s))
+    return kind(lambda p: {}, lambda g, p, s, t: (fn(g, p, t), s))

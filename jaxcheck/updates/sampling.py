@@ -1,0 +1,60 @@
+"""Some elements of large leaves, for rules that treat each element by itself.
+
+Such a rule says of an element what it says of it among others, and the elements that
+are taken stand for those that are not. The ends of a leaf are always among them: that
+is where a kernel's last block is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxcheck.trees import by_path
+
+Array = Any
+# Flat indices of the elements that are taken, by the path of the leaf; of a leaf that
+# is not named, all are.
+Sample = Mapping[str, Array]
+
+# Of those taken, how many are at either end.
+_AT_AN_END = 1 / 16
+
+
+def sample_of(params: Any, most: int, seed: Any) -> Sample:
+    """At most ``most`` elements of each leaf of ``params``, in order.
+
+    Example:
+        >>> {k: len(v) for k, v in sample_of({"b": np.ones(3), "w": np.ones(90)}, 32, 0)
+        ...  .items()}
+        {"['w']": 32}
+    """
+    rng = np.random.default_rng(seed)
+    large = {path: np.size(x) for path, x in by_path(params).items()}
+    return {path: _taken(n, most, rng) for path, n in large.items() if n > most}
+
+
+def _taken(size: int, most: int, rng: np.random.Generator) -> Array:
+    ends = max(1, int(most * _AT_AN_END))
+    inside = rng.choice(size - 2 * ends, most - 2 * ends, replace=False) + ends
+    return np.concatenate(
+        [np.arange(ends), np.sort(inside), np.arange(size - ends, size)]
+    )
+
+
+def pick(
+    value: Array, path: str | None, shape: tuple[int, ...], sample: Sample
+) -> Array:
+    """The elements of ``value`` that are taken, as a vector.
+
+    Args:
+        value: an array.
+        path: of the parameter that it belongs to.
+        shape: of that parameter; what has another one is left whole.
+        sample: what is taken.
+    """
+    if path is None or path not in sample or np.shape(value) != shape:
+        return value
+    return np.ravel(value)[sample[path]]
