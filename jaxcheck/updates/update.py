@@ -43,7 +43,7 @@ def check_update(
     steps: int = 8,
     gradients: Sequence[Any] | None = None,
     extra_args: Mapping[str, Sequence[Any]] | None = None,
-    samples: int | None = 65_536,
+    samples: int | None = 16_384,
     rtol: float = 1e-9,
     key: Any = None,
 ) -> UpdateReport:
