@@ -138,12 +138,16 @@ def test_rprop_of_torch_is_not_one_step_late():
     assert furthest(updates, expected) == 1.0
 
 
-def test_lbfgs_agrees_with_torch():
+@pytest.mark.parametrize(("size", "left_out"), [(1.0, 0), (1e-5, 2)])
+def test_lbfgs_agrees_with_torch(size, left_out):
+    """Also where pairs of little curvature are left out."""
     rule = rules.lbfgs(0.5, first_norm=1, least_curvature=1e-10)
     scales = np.array([1.0, 3.0, 0.5, 2.0])
-    x, state = np.array([1.0, -2.0, 3.0, -1.0]), None
+    x, state = size * np.array([1.0, -2.0, 3.0, -1.0]), None
     p = torch.tensor(x)
-    optimizer = torch.optim.LBFGS([p], lr=0.5, max_iter=1, history_size=10)
+    optimizer = torch.optim.LBFGS(
+        [p], lr=0.5, max_iter=1, tolerance_grad=0.0, tolerance_change=0.0
+    )
 
     def closure():
         p.grad = torch.tensor(scales) * p.detach() + torch.sin(p.detach())
@@ -154,3 +158,4 @@ def test_lbfgs_agrees_with_torch():
         updates, state = rule(scales * x + np.sin(x), x, state, step)
         x = x + updates
         np.testing.assert_allclose(x, p.numpy(), rtol=1e-10)
+    assert state["pairs"] == step - left_out

@@ -50,8 +50,8 @@ def lbfgs(
         memory_size: the number of pairs.
         scale_init_precond: whether the recursion begins with :math:`\gamma` I, or I.
         first_norm: of which norm :math:`\gamma_1` is.
-        least_curvature: pairs with a smaller :math:`\langle y, s \rangle > 0` or a
-            negative one are left out, if this is not 0.
+        least_curvature: pairs whose :math:`\langle y, s \rangle` is no larger are left
+            out, and :math:`\gamma_t` stays as it was, if this is not 0.
 
     Example:
         >>> import numpy as np
@@ -70,7 +70,12 @@ def lbfgs(
             "diff_params_memory": memory,
             "diff_updates_memory": memory,
             "weights_memory": np.zeros(memory_size),
+            **({"pairs": np.int64(0)} if least_curvature else {}),
         }
+
+    def remembered(s: State, t: int) -> int:
+        """The number of pairs so far."""
+        return int(s["pairs"]) if least_curvature else t - 1
 
     def scale(g: list[Array], s: State, t: int) -> Array:
         """The first estimate of the inverse Hessian is this times the identity."""
@@ -79,7 +84,9 @@ def lbfgs(
         if t == 1:
             size = norm(g) if first_norm == 2 else sum(np.sum(np.abs(x)) for x in g)
             return np.minimum(1.0, 1.0 / np.float64(size))
-        last = (t - 2) % memory_size
+        if remembered(s, t) == 0:
+            return np.float64(1.0)
+        last = (remembered(s, t) - 1) % memory_size
         y = [memory[last] for memory in s["diff_updates_memory"]]
         moved = [memory[last] for memory in s["diff_params_memory"]]
         square = dot(y, y)
@@ -91,10 +98,12 @@ def lbfgs(
         moved = each(np.subtract, p, s["params"])
         y = each(np.subtract, g, s["updates"])
         curvature = dot(y, moved)
+        if least_curvature:
+            if curvature <= least_curvature:
+                return s
+            s = s | {"pairs": s["pairs"] + 1}
         weight = 1.0 / curvature if curvature != 0 else 0.0
-        if least_curvature and curvature <= least_curvature:
-            weight = 0.0
-        last = (t - 2) % memory_size
+        last = (remembered(s, t) - 1) % memory_size
         return s | {
             "diff_params_memory": each(
                 lambda memory, x: _put(memory, last, x), s["diff_params_memory"], moved
@@ -109,8 +118,9 @@ def lbfgs(
         g: list[Array], p: list[Array], s: State, t: int, **_: Any
     ) -> tuple[list[Array], State]:
         s = remember(g, p, s, t)
+        count = remembered(s, t)
         newest_first = [
-            (t - 2 - k) % memory_size for k in range(min(t - 1, memory_size))
+            (count - 1 - k) % memory_size for k in range(min(count, memory_size))
         ]
         pairs = [
             (
