@@ -69,8 +69,8 @@ def check_update(
         params: a pytree of floating or complex arrays to run it on; by default a small
             tree with a matrix, a vector and a scalar in float32.
         rule: what it is held against: one of :mod:`jaxcheck.rules`, another
-            transformation, a ``torch.optim`` optimizer (its class and settings), or a
-            function ``(gradients, params, state, step) ->
+            transformation, a ``torch.optim`` optimizer (its class, and the settings of
+            its parameter group), or a function ``(gradients, params, state, step) ->
             (updates, state)`` whose first state is None and whose steps count from 0.
             A name like ``"adamw"`` stands for that rule with its defaults and whatever
             learning rate ``tx`` turns out to have.
