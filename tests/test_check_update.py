@@ -100,6 +100,54 @@ def test_a_gradient_that_is_eight_times_too_large_shows_in_the_state_alone():
     assert report.relative_error < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("extra", "at", "named"),
+    [
+        (optax.clip(1e-3), 0, "[0] clip"),
+        (optax.add_decayed_weights(0.1), 1, "[1] add_decayed_weights"),
+        (optax.trace(0.5), 2, "[2] trace"),
+    ],
+)
+def test_a_stage_that_is_one_too_many_is_named(extra, at, named):
+    stages = [optax.scale_by_adam(), optax.scale(-1e-3)]
+    stages.insert(at, extra)
+    report = check_update(optax.chain(*stages), PARAMS, rule=rules.adam(1e-3))
+    assert report.stage == named
+    assert f"Without stage {named} it matches" in str(report).replace("\n    ", " ")
+
+
+def spoiled(tx):
+    """The same, but for one element of the matrix that is doubled."""
+
+    def update(grads, state, params=None):
+        updates, state = tx.update(grads, state, params)
+        return updates | {"w": updates["w"].at[1, 1].mul(2.0)}, state
+
+    return optax.GradientTransformation(tx.init, update)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["rules", "transformations"])
+def test_the_first_stage_that_differs_is_named(wrong, kind):
+    clip, adam = optax.clip_by_global_norm(1.0), optax.scale_by_adam()
+    right = [clip, adam, optax.scale(-0.1)]
+    rule = optax.chain(*right)
+    if kind == "rules":
+        parts = rules.clip_by_global_norm(1.0), rules.adam(-1.0), rules.scale(-0.1)
+        rule = rules.chain(*parts)
+    assert check_update(optax.chain(*right), PARAMS, rule=rule).passed
+    stages = list(right)
+    stages[wrong] = spoiled(stages[wrong])
+    report = check_update(optax.chain(*stages), PARAMS, rule=rule)
+    assert report.stage == f"[{wrong}] spoiled", str(report)
+
+
+def test_no_stage_is_blamed_where_none_can_be_told():
+    report = check_update(spoiled(optax.adam(0.1)), PARAMS, rule=rules.adam(0.1))
+    assert not report.passed
+    assert report.stage is None
+
+
 def test_the_first_wrong_step_is_that_of_the_schedule():
     def schedule(count):
         return jnp.where(count < 3, 0.1, 0.05)

@@ -109,7 +109,7 @@ def run_transformation(tx: Any, problem: Problem) -> Run:
     Raises:
         InvalidInputError: if it needs an argument that it is not given.
     """
-    update = jax.jit(tx.update, static_argnames=_functions(problem.extra))
+    update = jitted(tx, problem)
     with compat.x64(problem.x64):
         params = jax.tree.map(jnp.asarray, problem.params)
         state = tx.init(params)
@@ -124,6 +124,11 @@ def run_transformation(tx: Any, problem: Problem) -> Run:
             moments.append(_moment(seen[-1], updates, state, problem))
             params = jax.tree.map(_moved, params, updates)
     return Run(moments, seen)
+
+
+def jitted(tx: Any, problem: Problem) -> Callable[..., tuple[Any, Any]]:
+    """Its update, with what is given and is no array held fixed."""
+    return jax.jit(tx.update, static_argnames=_functions(problem.extra))
 
 
 def run_reference(reference: Reference, run: Run, problem: Problem) -> list[Moment]:
@@ -221,6 +226,12 @@ def as_reference(tx: Any) -> Reference:
             update = jax.jit(tx.update, static_argnames=_functions([extra]))
         return update(gradients, state, params, **extra)
 
+    return reference
+
+
+def reference_of(rule: Any) -> Reference:
+    """What a transformation is held against, as a function."""
+    reference: Any = rule if callable(rule) else as_reference(rule)
     return reference
 
 

@@ -17,6 +17,7 @@ from jaxcheck.gradients.options import read_key, require_count
 from jaxcheck.reports.values import Finding, Verdict
 from jaxcheck.trees import is_inexact
 from jaxcheck.updates.comparing import Mismatch
+from jaxcheck.updates.fields import Field
 from jaxcheck.updates.report import UpdateReport
 from jaxcheck.updates.rules import BY_NAME, Rule
 from jaxcheck.updates.runs import (
@@ -28,6 +29,7 @@ from jaxcheck.updates.runs import (
 )
 from jaxcheck.updates.screen import Screen
 from jaxcheck.updates.sequences import hard_gradients
+from jaxcheck.updates.stages import Blame
 from jaxcheck.updates.torch_optimizers import is_torch_optimizer, torch_reference
 from jaxcheck.updates.verify import Held, Verification, fitted, sampled
 
@@ -112,10 +114,11 @@ def check_update(
     held = verification.in_float64()
     findings = list(_not_finite(held.run, problem))
     mismatch = held.comparison.first
-    matches, native = None, None
+    matches, blame, native = None, None, None
     if mismatch is not None:
         matches = verification.matching(held)
-        findings.append(_wrong(mismatch, matches, held.tolerance))
+        blame = None if matches is not None else verification.blamed(held)
+        findings.append(_wrong(mismatch, matches, blame, held.tolerance))
     elif not problem.x64 and not findings:
         native = verification.natively()
         findings += _not_finite(native.run, problem)
@@ -131,7 +134,7 @@ def check_update(
         first_wrong_step=None if mismatch is None else mismatch.step,
         leaf=None if mismatch is None else mismatch.leaf,
         state_field=None if field is None else field.name,
-        stage=None if field is None else f"{field.stage} {field.kind}".strip(),
+        stage=_stage(field) if blame is None else blame.stage,
         relative_error=held.comparison.error,
         tolerance=held.tolerance,
         native_error=None if native is None else native.comparison.error,
@@ -304,10 +307,14 @@ def _from_rest(tx: Any, problem: Problem) -> list[Finding]:
     ]
 
 
-def _wrong(mismatch: Mismatch, matches: str | None, tolerance: float) -> Finding:
+def _wrong(
+    mismatch: Mismatch, matches: str | None, blame: Blame | None, tolerance: float
+) -> Finding:
     message = f"{_told(mismatch)}; {tolerance:.0e} would be rounding."
     if matches is not None:
         message += f" It matches the rule {matches}."
+    if blame is not None:
+        message += f" {blame.text[0].upper()}{blame.text[1:]}"
     return Finding(kind="wrong_update", leaf=mismatch.leaf, message=message)
 
 
@@ -319,13 +326,16 @@ def _rounded(mismatch: Mismatch, native: Held) -> Finding:
     return Finding(kind="precision_loss", leaf=mismatch.leaf, message=message)
 
 
+def _stage(field: Field | None) -> str | None:
+    return None if field is None else f"{field.stage} {field.kind}".strip()
+
+
 def _told(mismatch: Mismatch) -> str:
     index = ", ".join(map(str, mismatch.at))
     place = f"{mismatch.leaf or ''}[{index}]" if index else mismatch.leaf or "the leaf"
     what = "the update"
     if mismatch.field is not None:
-        stage = f"{mismatch.field.stage} {mismatch.field.kind}".strip()
-        what = f"{mismatch.field.name} of the state of {stage}"
+        what = f"{mismatch.field.name} of the state of {_stage(mismatch.field)}"
     return (
         f"in step {mismatch.step}, {what} at {place} is {mismatch.got:.6g}, the rule "
         f"gives {mismatch.wanted:.6g} (relative error {mismatch.error:.1e})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,12 +26,13 @@ from jaxcheck.updates.runs import (
     Problem,
     Reference,
     Run,
-    as_reference,
     problem_in_float64,
+    reference_of,
     run_reference,
     run_transformation,
 )
 from jaxcheck.updates.sampling import pick, sample_of
+from jaxcheck.updates.stages import Blame, blamed
 from jaxcheck.updates.variants import SAME, factor_of, variants
 
 # Roundoffs that a few dozen operations may amount to, and the most that is ever let
@@ -123,6 +124,14 @@ class Verification:
                 if np.any(off & (rounding.beyond(update, rule, others) > 1.0)):
                     return False
         return True
+
+    def blamed(self, held: Held) -> Blame | None:
+        """The stage of a chain that is to blame for what ``held`` shows."""
+
+        def compared(one: Sequence[Moment], other: Sequence[Moment]) -> Comparison:
+            return compare(one, other, held.tolerance, _tiny(self.wide))
+
+        return blamed(self._tx, self._rule, held.run, self.wide, compared)
 
     def matching(self, held: Held) -> str | None:
         """The variant of the rule that matches what ``held`` shows not to."""
@@ -234,11 +243,6 @@ def _placed(mismatch: Mismatch | None, problem: Problem) -> Mismatch | None:
         return mismatch  # a field that was left whole
     flat = problem.sample[mismatch.leaf][mismatch.at[0]]
     return mismatch._replace(at=tuple(int(k) for k in np.unravel_index(flat, shape)))
-
-
-def reference_of(rule: Any) -> Any:
-    """What a transformation is held against, as a function."""
-    return rule if callable(rule) else as_reference(rule)
 
 
 def least_precision(tx: Any, problem: Problem) -> float:
