@@ -141,9 +141,41 @@ FAULTY = {
     "gradient_wrong_sign": lambda tx: made(
         tx, grads=lambda p, b: times(gradient(p, b), -1.0)
     ),
-    "gradient_scaled": lambda tx: made(
+    "sum_over_parts": lambda tx: made(
         tx,
         grads=lambda p, b: accumulated(p, b, 2, lambda total, count: total),
+    ),
+    "mean_over_parts_twice": lambda tx: made(
+        tx, grads=lambda p, b: times(gradient(p, b), 1 / 8)
+    ),
+    "gradient_scaled": lambda tx: made(
+        tx, grads=lambda p, b: times(gradient(p, b), 0.37)
+    ),
+    "part_left_out": lambda tx: made(tx, grads=without_the_last_quarter),
+    "leaf_cut_off": lambda tx: made(
+        tx, grads=lambda p, b: of_one_leaf(p, b, jnp.zeros_like)
+    ),
+    "gradient_of_leaves_scaled": lambda tx: made(
+        tx, grads=lambda p, b: of_one_leaf(p, b, lambda g: 3.0 * g)
+    ),
+    "gradient_tampered": lambda tx: made(
+        tx, grads=lambda p, b: of_one_leaf(p, b, lambda g: g.at[2, 1].mul(1.01))
+    ),
+    "decay_in_the_gradient": lambda tx: made(
+        tx, grads=lambda p, b: by_leaf(lambda g, w: g + 0.3 * w, gradient(p, b), p)
+    ),
+    "parts_clipped": lambda tx: made(
+        tx,
+        grads=lambda p, b: times(
+            by_leaf(jnp.add, clipped(p, part(b, 0, 2)), clipped(p, part(b, 1, 2))), 0.5
+        ),
+    ),
+    "gradient_normalized": lambda tx: made(
+        tx,
+        grads=lambda p, b: times(gradient(p, b), 9 / optax.tree.norm(gradient(p, b))),
+    ),
+    "updates_clipped": lambda tx: made(
+        tx, apply=lambda p, u: optax.apply_updates(p, within(u, 1e-3))
     ),
     "gradient_of_a_part": lambda tx: made(
         tx, grads=lambda p, b: gradient(p, part(b, 1, 2))
@@ -164,6 +196,24 @@ FAULTY = {
         apply=lambda p, u: optax.apply_updates(p, u) | {"out": p["out"]},
     ),
 }
+
+
+def without_the_last_quarter(params, batch):
+    size = 3 * len(batch[0]) // 4
+    return gradient(params, tuple(x[:size] for x in batch))
+
+
+def of_one_leaf(params, batch, change):
+    g = gradient(params, batch)
+    return g | {"out": g["out"] | {"w": change(g["out"]["w"])}}
+
+
+def of_norm(tree, norm):
+    return times(tree, norm / optax.tree.norm(tree))
+
+
+def within(tree, limit):
+    return times(tree, jnp.minimum(1.0, limit / optax.tree.norm(tree)))
 
 
 def swapped(tx, state, batch):
@@ -220,6 +270,10 @@ MEMORIES = {
         lambda p, s, b, old, last: plain(p, s, gradient(p, b), old)
     ),
 }
+COUNTED = {
+    "updates_scaled_by_step": lambda g, u, total, n: (g, times(u, 0.5**n)),
+    "gradient_of_all_steps": lambda g, u, total, n: (total, u),
+}
 
 
 @pytest.mark.parametrize("fault", MEMORIES)
@@ -240,6 +294,57 @@ def test_a_fault_that_remembers_is_named(fault):
     state = (params, tx.init(params), (params, batches()[0]))
     report = check_train_step(step, state, batches(), loss_fn=loss_fn, tx=tx)
     assert report.fault == fault, str(report)
+
+
+@pytest.mark.parametrize("optimizer", TRANSFORMATIONS)
+@pytest.mark.parametrize("fault", COUNTED)
+def test_a_fault_that_grows_with_the_steps_is_named(fault, optimizer):
+    tx = TRANSFORMATIONS[optimizer]
+    params = parameters()
+
+    def step(state, batch):
+        params, opt_state, total, n = state
+        g = gradient(params, batch)
+        total = by_leaf(jnp.add, total, g)
+        used, _ = COUNTED[fault](g, g, total, n)
+        updates, opt_state = tx.update(used, opt_state, params)
+        _, updates = COUNTED[fault](g, updates, total, n)
+        return optax.apply_updates(params, updates), opt_state, total, n + 1
+
+    state = (params, tx.init(params), times(params, 0.0), 0)
+    report = check_train_step(step, state, batches(), loss_fn=loss_fn, tx=tx)
+    assert report.fault == fault, str(report)
+
+
+@pytest.mark.parametrize("optimizer", TRANSFORMATIONS)
+def test_a_state_of_the_step_before_is_named(optimizer):
+    tx = TRANSFORMATIONS[optimizer]
+    params = parameters()
+
+    def step(state, batch):
+        params, opt_state, before = state
+        updates, new = tx.update(gradient(params, batch), before, params)
+        return optax.apply_updates(params, updates), new, opt_state
+
+    state = (params, tx.init(params), tx.init(params))
+    report = check_train_step(step, state, batches(), loss_fn=loss_fn, tx=tx)
+    assert report.fault == "stale_opt_state", str(report)
+
+
+def test_the_text_says_which_gradient_and_where():
+    tx = TRANSFORMATIONS["adamw"]
+    report = run(FAULTY["gradient_tampered"](tx), tx)
+    assert "['out']['w']: in the first step in 1 of 75 elements" in told(report)
+    report = run(FAULTY["leaf_cut_off"](tx), tx)
+    assert "no gradient reached ['out']['w']" in told(report)
+    report = run(FAULTY["decay_in_the_gradient"](tx), tx)
+    assert "0.3 × the parameters were added to the gradient" in told(report)
+    report = run(FAULTY["parts_clipped"](tx), tx)
+    assert "2 parts of the batch were clipped at a norm of 0.05" in told(report)
+
+
+def told(report):
+    return " ".join(str(report).split())
 
 
 @pytest.mark.parametrize("shift", [1, -1])

@@ -9,6 +9,7 @@ in the others.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -90,6 +91,13 @@ def _of_first_batch(expected: Expected, steps: Steps, t: int) -> Any:
     return expected.gradient(steps[t], batch=steps[0].batch)
 
 
+def _of_all_steps_so_far(expected: Expected, steps: Steps, t: int) -> Any:
+    return functools.reduce(
+        lambda total, more: jax.tree.map(jnp.add, total, more),
+        (expected.gradient(seen) for seen in steps[: t + 1]),
+    )
+
+
 def _in_bfloat16(expected: Expected, steps: Steps, t: int) -> Any:
     return jax.tree.map(_rounded, expected.gradient(steps[t]))
 
@@ -115,6 +123,31 @@ def parts_of(batch: Any, count: int) -> list[Any] | None:
         return jax.tree.map(lambda x: x[window] if np.ndim(x) > 0 else x, batch)
 
     return [part(k) for k in range(count)]
+
+
+def rest_of(batch: Any, count: int, which: int) -> Any | None:
+    """A batch without one of its parts."""
+    parts = parts_of(batch, count)
+    if parts is None:
+        return None
+    rest = [part for k, part in enumerate(parts) if k != which]
+
+    def joined(*arrays: Any) -> Any:
+        return jnp.concatenate(arrays) if np.ndim(arrays[0]) > 0 else arrays[0]
+
+    return jax.tree.map(joined, *rest)
+
+
+def _of_rest(
+    count: int, which: int, factor: float
+) -> Callable[[Expected, Steps, int], Any]:
+    def choose(expected: Expected, steps: Steps, t: int) -> Any:
+        rest = rest_of(steps[t].batch, count, which)
+        if rest is None:
+            return None
+        return scaled(expected.gradient(steps[t], batch=rest), factor)
+
+    return choose
 
 
 def _of_part(count: int, which: int) -> Callable[[Expected, Steps, int], Any]:
@@ -274,6 +307,11 @@ FAULTS = (
         _with_gradient(_of_first_batch),
     ),
     Fault(
+        "gradient_of_all_steps",
+        "the gradients of all steps so far were added up",
+        _with_gradient(_of_all_steps_so_far),
+    ),
+    Fault(
         "stale_params",
         "the updates were added to the parameters of the step before",
         _onto_params_before,
@@ -293,6 +331,14 @@ def parts(devices: int) -> Iterator[Fault]:
                 f"the gradient was that of {shard} of the batch alone, the {name}",
                 _with_gradient(_of_part(count, which)),
             )
+            for factor, text in ((1.0, ""), (1 - 1 / count, ", and counted as zero")):
+                if count == 2 and factor == 1.0:
+                    continue  # the other half alone
+                yield Fault(
+                    "part_left_out",
+                    f"{shard} of the batch was left out, the {name}{text}",
+                    _with_gradient(_of_rest(count, which, factor)),
+                )
 
 
 # ---- with a number

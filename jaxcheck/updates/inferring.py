@@ -155,6 +155,14 @@ def _named_factor(factor: float, devices: int, size: int | None) -> tuple[str, s
                 return "device_count", f"{is_}: {text}"
             if _close(factor * devices**power, 1.0):
                 return "device_count", f"{is_}: divided by {text}"
+    for parts in range(2, (size or 0) // 2 + 1):
+        if size is not None and size % parts == 0:
+            if _close(factor, parts):
+                text = f"a sum over {parts} parts of the batch for their mean"
+                return "sum_over_parts", f"{is_}: {text}"
+            if _close(factor * parts, 1.0):
+                text = f"divided by {parts}, a number of parts, once more"
+                return "mean_over_parts_twice", f"{is_}: {text}"
     return "gradient_scaled", is_
 
 
@@ -185,26 +193,60 @@ def _search(value: Any, found: dict[float, None], done: set[int], depth: int) ->
                 continue
 
 
-def clipped(expected: Expected, steps: Sequence[Seen]) -> Iterator[Fault]:
-    """Gradients whose norm was limited, if the factors of all steps say so."""
+def limited(expected: Expected, steps: Sequence[Seen]) -> Iterator[Fault]:
+    """Gradients of one norm, or of one at most, if the factors of all steps say so."""
     limits: list[float] = []
+    factors: list[float] = []
     for t, seen in enumerate(steps):
         gradient = expected.gradient(seen)
         for factor in _distinct(_gradient_factors(expected, seen, gradient)):
-            if 0 < factor < 1 and _holds(gradient_scaled(factor), expected, steps, t):
+            if factor > 0 and _holds(gradient_scaled(factor), expected, steps, t):
+                factors.append(factor)
                 limits.append(factor * float(np.linalg.norm(_flat(gradient))))
                 break
     if not limits or max(limits) - min(limits) > _SAME_LIMIT * max(limits):
         return
-    limit = limits[0]
+    limit, clips = limits[0], max(factors) < 1
 
     def predict(expected: Expected, steps: Sequence[Seen], t: int) -> Any:
         gradient = expected.gradient(steps[t])
         norm = float(np.linalg.norm(_flat(gradient)))
-        return gradient_scaled(min(1.0, limit / norm))(expected, steps, t)
+        factor = limit / norm
+        return gradient_scaled(min(1.0, factor) if clips else factor)(
+            expected, steps, t
+        )
 
-    text = f"the norm of the gradient was clipped at {limit:.4g}"
-    yield Fault("gradient_clipped", text, predict)
+    name, text = "gradient_normalized", "the gradient was given a norm of"
+    if clips:
+        name, text = "gradient_clipped", "the norm of the gradient was clipped at"
+    yield Fault(name, f"{text} {limit:.4g}", predict)
+
+
+def of_each_step(expected: Expected, steps: Sequence[Seen]) -> Iterator[Fault]:
+    """Updates that were multiplied by another number in each step."""
+    factors: list[float] = []
+    norms: list[float] = []
+    for seen in steps:
+        updates, _ = expected.update(seen, expected.gradient(seen))
+        change = jax.tree.map(lambda a, b: a - b, seen.params_after, seen.params)
+        zero = jax.tree.map(jnp.zeros_like, updates)
+        factor = next(_projection(change, updates, zero), math.nan)
+        factors.append(factor)
+        norms.append(abs(factor) * float(np.linalg.norm(_flat(updates))))
+    if not np.isfinite(factors).all():
+        return
+
+    def predict(expected: Expected, steps: Sequence[Seen], t: int) -> After | None:
+        return updates_scaled(factors[t], factors[t])(expected, steps, t)
+
+    off = [norm for norm, x in zip(norms, factors, strict=True) if not _close(x, 1.0)]
+    if off and max(factors) <= 1 + _SAME and max(off) - min(off) <= _SAME * max(off):
+        text = f"the norm of the updates was clipped at {off[0]:.4g}"
+        yield Fault("updates_clipped", text, predict)
+        return
+    listing = ", ".join(f"{x:.4g}" for x in factors)
+    text = f"the updates were multiplied by {listing}, step by step"
+    yield Fault("updates_scaled_by_step", text, predict)
 
 
 def _holds(predict: Predict, expected: Expected, steps: Sequence[Seen], t: int) -> bool:

@@ -18,7 +18,14 @@ from jaxcheck.states import batches_of, copied, next_batch, readers_of
 from jaxcheck.trees import by_path, is_inexact, require_finite
 from jaxcheck.updates.expected import After, Agreement, Expected, agreement
 from jaxcheck.updates.faults import FAULTS, SCHEDULES, Fault, parts
-from jaxcheck.updates.inferring import clipped, learning_rates, of_gradient, of_updates
+from jaxcheck.updates.inferring import (
+    learning_rates,
+    limited,
+    of_each_step,
+    of_gradient,
+    of_updates,
+)
+from jaxcheck.updates.recovering import of_another_gradient
 from jaxcheck.updates.runs import is_transformation
 from jaxcheck.updates.step_report import Inferred, TrainStepReport
 from jaxcheck.updates.views import Viewer, viewer_of
@@ -27,6 +34,8 @@ from jaxcheck.updates.watching import Seen, Watched, watch
 _CALLER = "check_train_step"
 # What a change of parameters may be off by, in the program's own dtypes.
 _NATIVE = 1e-3
+# Gradients that are the same, by what steps may be off by.
+_SAME = 10.0
 # Share of the elements that should move and do not, from which updates are called lost.
 _LOST = 0.5
 
@@ -230,7 +239,9 @@ def _explained(
         yield from of_updates(expected, steps, learning_rates(tx))
         yield from of_gradient(expected, steps, devices)
         yield from parts(devices)
-        yield from clipped(expected, steps)
+        yield from limited(expected, steps)
+        yield from of_each_step(expected, steps)
+        yield from of_another_gradient(expected, steps, _SAME * tolerance)
 
     for fault in candidates():
         if _holds(fault, expected, steps, tolerance):
