@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import optax
 import pytest
 
 from jaxcheck import InvalidInputError, Verdict, check_train_step
+from jaxcheck.updates.faults import FAULTS, SCHEDULES
 
 RATE, DECAY = 0.01, 0.1
 TRANSFORMATIONS = {
@@ -254,6 +256,13 @@ def test_a_right_step_is_correct(optimizer):
     assert report.verdict is Verdict.CORRECT, str(report)
     assert report.precision == "float64"
     assert report.relative_error < 1e-9
+
+
+def test_every_fault_is_in_the_documentation():
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "updates.md").read_text()
+    known = {fault.name for fault in (*FAULTS, *SCHEDULES)}
+    for name in {*FAULTY, *MEMORIES, *COUNTED, *known}:
+        assert f"`{name}`" in text, name
 
 
 # ---- what needs more than the optimizer's state
