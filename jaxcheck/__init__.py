@@ -27,6 +27,9 @@ from jaxcheck.testing.asserts import (
     assert_train_step_correct,
     assert_update_correct,
 )
+from jaxcheck.training.histogram import histogram_edges
+from jaxcheck.training.leaves import leaf_names, stack_names
+from jaxcheck.training.statistics import GradientStatistics, gradient_statistics
 from jaxcheck.updates import rules
 from jaxcheck.updates.report import UpdateReport
 from jaxcheck.updates.step_report import Inferred, TrainStepReport
@@ -35,7 +38,8 @@ from jaxcheck.updates.update import check_update
 
 __version__ = "0.1.0"
 
-# Is my gradient right, where is it wrong, and did the optimizer do what it says?
+# Is my gradient right, where is it wrong, did the optimizer do what it says, and is
+# training healthy?
 __all__ = [
     "AlongReport",
     "Coordinate",
@@ -48,6 +52,7 @@ __all__ = [
     "FlowUse",
     "GradientError",
     "GradientReport",
+    "GradientStatistics",
     "Inferred",
     "InvalidInputError",
     "JaxcheckError",
@@ -71,7 +76,11 @@ __all__ = [
     "check_train_step",
     "check_update",
     "gradient_flow",
+    "gradient_statistics",
+    "histogram_edges",
+    "leaf_names",
     "locate",
     "rules",
     "self_test",
+    "stack_names",
 ]

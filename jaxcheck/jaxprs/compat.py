@@ -95,6 +95,11 @@ def _axes(varies: Any) -> frozenset[str]:
     return frozenset(getattr(varies, "varying", varies))
 
 
+def varying_axes(value: Any) -> frozenset[str]:
+    """The mesh axes over which ``value`` is known to vary, inside shard_map."""
+    return _axes(_variation(jax.typeof(value))[1])
+
+
 def copies(value: Any, varying: Any) -> int:
     """On how many devices ``value`` is known to be the same, inside shard_map.
 
@@ -102,8 +107,8 @@ def copies(value: Any, varying: Any) -> int:
         value: an array.
         varying: an array that varies over all mesh axes there are.
     """
-    axes = [_axes(_variation(jax.typeof(x))[1]) for x in (varying, value)]
-    return math.prod(jax.lax.axis_size(name) for name in axes[0] - axes[1])
+    axes = varying_axes(varying) - varying_axes(value)
+    return math.prod(jax.lax.axis_size(name) for name in axes)
 
 
 def expansion(eqn: Equation) -> Callable[..., list[Any]]:

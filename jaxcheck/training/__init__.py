@@ -1,0 +1,1 @@
+"""Is training healthy?"""

@@ -1,0 +1,71 @@
+"""Where arrays live: rows that are joined across layers, leaves or devices.
+
+A reduction of this room ends in a named tuple of rows that says how two of its kind
+become one. It needs a sum and a maximum for that, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxcheck.jaxprs import compat
+
+
+class Join(NamedTuple):
+    """What makes one row out of several.
+
+    Attributes:
+        add: sums what the rows have.
+        largest: their maximum. It never sees NaN, which maxima lose on some backends.
+    """
+
+    add: Callable[[jax.Array], jax.Array]
+    largest: Callable[[jax.Array], jax.Array]
+
+
+# Integers stay 32 bits wide with x64 too.
+ROWS = Join(
+    add=lambda x: jnp.sum(x, axis=0, dtype=x.dtype),
+    largest=lambda x: jnp.max(x, axis=0),
+)
+
+
+def across(axes: tuple[str, ...]) -> Join:
+    """Joins what the devices along mesh axes have, inside ``shard_map`` or ``pmap``."""
+    return Join(
+        add=lambda x: jax.lax.psum(x, axes), largest=lambda x: jax.lax.pmax(x, axes)
+    )
+
+
+def split_over(axes: tuple[str, ...], *arrays: jax.Array) -> tuple[str, ...]:
+    """Those of ``axes`` that the arrays are split over.
+
+    Where JAX tracks which values vary between devices, a value that is the same on all
+    of them is not split. Where it does not (``pmap``, ``check_vma=False``), every value
+    is taken to be.
+    """
+
+    def is_split(axis: str) -> bool:
+        if axis not in compat.varying_axes(jax.lax.axis_index(axis)):  # not tracked
+            return True
+        return any(axis in compat.varying_axes(x) for x in arrays)
+
+    return tuple(axis for axis in axes if is_split(axis))
+
+
+def is_split_explicitly(array: jax.Array) -> bool:
+    """Whether an array is sharded over an axis of an ``AxisType.Explicit`` mesh."""
+    return any(axes is not None for axes in jax.typeof(array).sharding.spec)
+
+
+def replicated(array: jax.Array) -> jax.Array:
+    """An array that may stand beside others, which explicit shardings forbid."""
+    if not is_split_explicitly(array):
+        return array
+    mesh = jax.typeof(array).sharding.mesh
+    return jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec()))
