@@ -56,6 +56,7 @@ SLOW_FILES = {
     "test_error_bars.py",
     "test_examples.py",
     "test_fingerprint.py",
+    "test_gradient_statistics_transforms.py",
     "test_interpret.py",
     "test_lift.py",
     "test_located_faults.py",
