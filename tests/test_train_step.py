@@ -238,7 +238,7 @@ PAIRS = list(itertools.product(FAULTY, TRANSFORMATIONS))
 @pytest.mark.parametrize(
     ("fault", "optimizer"),
     [
-        pytest.param(*pair, marks=[pytest.mark.slow] if k % 4 else [])
+        pytest.param(*pair, marks=[pytest.mark.slow] if k % 9 else [])
         for k, pair in enumerate(PAIRS)
     ],
 )

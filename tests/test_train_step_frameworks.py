@@ -100,6 +100,7 @@ def test_faults_of_an_nnx_step_are_named():
     assert report.fault == "two_updates", str(report)
 
 
+@pytest.mark.slow
 def test_a_model_and_optimizer_in_one_is_read():
     model = Net(nnx.Rngs(0))
     state = nnx.ModelAndOptimizer(model, ADAMW)
@@ -182,7 +183,13 @@ WRAPPED = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if k % 3 else [])
+        for k, name in enumerate(WRAPPED)
+    ],
+)
 def test_wrappers_are_what_they_are(name):
     tx = WRAPPED[name]
     report = run(made(tx), tx, steps=5)
@@ -200,6 +207,7 @@ def test_a_transformation_that_needs_the_loss_is_given_it():
     assert not doubled.passed
 
 
+@pytest.mark.slow
 def test_a_line_search_is_given_the_loss_as_a_function():
     tx = optax.lbfgs(memory_size=3)
 
@@ -214,6 +222,7 @@ def test_a_line_search_is_given_the_loss_as_a_function():
     assert run(made(tx, more=more), tx, rtol=1e-5).passed
 
 
+@pytest.mark.slow
 def test_a_train_state_with_more_than_parameters():
     class State(train_state.TrainState):
         count: jax.Array
