@@ -184,6 +184,19 @@ def test_models_are_compiled_right(case):
     assert beyond_rounding(model.loss_fn, model.params, model.args) == []
 
 
+def test_random_rounding_leaves_random_keys_as_they_are():
+    x = np.linspace(0, 1, 16, dtype=np.float32)
+
+    def noisy(x):
+        key = jax.random.split(jax.random.key(3))[1]
+        return [jnp.sin(x) + jax.random.normal(key, x.shape)]
+
+    runs = rounding.random_runs(compat.make_program(noisy, [x]), [x])
+    for (value,) in runs:
+        np.testing.assert_allclose(value, noisy(x)[0], rtol=1e-5, atol=1e-6)
+    assert not np.array_equal(runs[0][0], runs[1][0])
+
+
 def test_random_rounding_covers_the_error_of_a_sum():
     """The sum in another order is within what is tolerated; a lost term is not."""
     x = np.random.default_rng(0).normal(size=100_000).astype(np.float32)

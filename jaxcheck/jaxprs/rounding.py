@@ -73,13 +73,10 @@ def rounded(
             return outs
         terms = terms_of(eqn)
         if terms is None:
-            return [_moved(rng, x, np.abs(_wide(x))) for x in outs]
+            return [_moved(rng, x, x) for x in outs]
         # a sum may be off by a roundoff of each partial sum, whatever it comes to
         sizes = compat.bind(eqn, [_size(v) for v in values])
-        return [
-            _moved(rng, x, terms * np.abs(_wide(s)))
-            for x, s in zip(outs, sizes, strict=True)
-        ]
+        return [_moved(rng, x, s, terms) for x, s in zip(outs, sizes, strict=True)]
 
     return after
 
@@ -95,11 +92,12 @@ def _wide(value: Any) -> Any:
     return np.asarray(value).astype(kind)
 
 
-def _moved(rng: np.random.Generator, value: Any, size: Any) -> Any:
+def _moved(rng: np.random.Generator, value: Any, size: Any, terms: int = 1) -> Any:
+    """``value`` moved by ``terms`` roundoffs of ``size``; a key or count as it is."""
     if not is_inexact(value.dtype):
         return value
     wide = _wide(value)
-    unit = float(jnp.finfo(value.dtype).eps) * size
+    unit = float(jnp.finfo(value.dtype).eps) * terms * np.abs(_wide(size))
     sign = rng.choice([-1.0, 1.0], np.shape(wide))
     with np.errstate(all="ignore"):
         return jnp.asarray((wide + sign * unit).astype(value.dtype))
