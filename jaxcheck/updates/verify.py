@@ -248,15 +248,16 @@ def _placed(mismatch: Mismatch | None, problem: Problem) -> Mismatch | None:
 def least_precision(tx: Any, problem: Problem) -> float:
     """Roundoff of the narrowest dtype that the updates are computed in."""
     with compat.x64(problem.x64):
-        params = jax.tree.map(jnp.asarray, problem.params)
-        state = tx.init(params)
+        given = problem.params, problem.gradients[0]
+        params, gradient = jax.eval_shape(lambda *trees: trees, *given)
+        state = jax.eval_shape(tx.init, params)
         extra = dict(problem.extra[0])
         functions = {k: extra.pop(k) for k in list(extra) if callable(extra[k])}
 
         def update(gradient: Any, state: Any, params: Any, extra: Any) -> Any:
             return tx.update(gradient, state, params, **extra, **functions)
 
-        program = jax.make_jaxpr(update)(problem.gradients[0], state, params, extra)
+        program = jax.make_jaxpr(update)(gradient, state, params, extra)
     dtypes = {
         var.aval.dtype
         for eqn in interpret.equations(program)
