@@ -254,6 +254,7 @@ def test_gradients_may_be_given():
         ({"steps": 0}, "steps=0"),
         ({"params": {}}, "params=.*non-empty"),
         ({"params": {"n": jnp.arange(3)}}, "params=.*int32"),
+        ({"params": {"w": jnp.array([1.0, jnp.nan])}}, r"params=.*1 of 2 .*\['w'\]"),
         ({"gradients": [{"w": jnp.ones(2)}]}, "gradients=.*structure"),
         ({"rule": lambda g, p, s, t: g}, r"rule=.*return \(updates, state\)"),
         ({"rule": lambda g, p, s, t: (1.0, s)}, "rule=.*updates like `params`"),
@@ -264,6 +265,52 @@ def test_bad_input(options, text):
     given = {"tx": optax.sgd(0.1), "params": PARAMS, "rule": rules.sgd(0.1)} | options
     with pytest.raises(InvalidInputError, match=text):
         check_update(given.pop("tx"), **given)
+
+
+MIXED = {
+    "w": jnp.ones((3, 2)),
+    "step": jnp.arange(2),
+    "key": jax.random.key(0),
+    "on": jnp.array(True),
+}
+ONLY_W = {"w": True, "step": False, "key": False, "on": False}
+
+
+@pytest.mark.parametrize("of", [rules.adam(1e-2), "adam", None, "transformation"])
+def test_leaves_that_are_not_floating_are_carried_along(of):
+    tx = optax.masked(optax.adam(1e-2), ONLY_W)
+    rule = tx if of == "transformation" else of
+    report = check_update(tx, MIXED, rule=rule)
+    assert report.verdict is Verdict.CORRECT, str(report)
+    assert report.carried == ("['key'] key<fry>", "['on'] bool", "['step'] int32")
+    assert "Not checked: ['key'] key<fry>, ['on'] bool, ['step'] int32" in str(report)
+    assert report.elements == 6
+    wrong = check_update(tx, MIXED, rule=rules.adam(1e-2, b1=0.8))
+    assert wrong.matches == "with b1=0.9"
+    labels = {k: "moves" if v else "rests" for k, v in ONLY_W.items()}
+    parts = {"moves": optax.adam(1e-2), "rests": optax.set_to_zero()}
+    assert check_update(optax.partition(parts, labels), MIXED, rule=tx).passed
+
+
+def test_gradients_may_be_given_for_leaves_that_are_not_floating():
+    tx = optax.masked(optax.sgd(0.1), ONLY_W)
+    loss = jax.grad(lambda p: jnp.sum(p["w"] ** 2), allow_int=True)
+    given = {k: v for k, v in MIXED.items() if k != "key"}
+    mask = {k: v for k, v in ONLY_W.items() if k != "key"}
+    tx = optax.masked(optax.sgd(0.1), mask)
+    report = check_update(tx, given, rule=rules.sgd(0.1), gradients=[loss(given)] * 3)
+    assert report.verdict is Verdict.CORRECT, str(report)
+
+
+@pytest.mark.parametrize("name", ["tx", "rule"])
+def test_a_transformation_may_not_take_leaves_that_are_not_floating(name):
+    adam = optax.adam(1e-2)
+    masked = optax.masked(adam, ONLY_W)
+    given = {"tx": masked, "rule": masked} | {name: adam}
+    with pytest.raises(
+        InvalidInputError, match=rf"{name}=.*\['step'\]: int32.*Mask them"
+    ):
+        check_update(given["tx"], MIXED, rule=given["rule"])
 
 
 def test_the_assert_raises_with_the_report():

@@ -137,15 +137,18 @@ class _Series:
         floor: Array | float = 0.0,
     ) -> None:
         got, wanted = np.asarray(value), np.asarray(wanted)
-        if got.dtype == bool or got.shape != wanted.shape or not got.size:
+        if got.shape != wanted.shape or not got.size:
             return
         with np.errstate(all="ignore"):
-            got = got.astype(np.result_type(got.dtype, np.float64))
-            scale = np.maximum(self._scales.get(key, 0.0), np.abs(wanted))
+            got, wanted = (
+                x.astype(np.result_type(x.dtype, np.float64)) for x in (got, wanted)
+            )
+            size = np.where(np.isfinite(wanted), np.abs(wanted), 0.0)
+            scale = np.maximum(self._scales.get(key, 0.0), size)
             self._scales[key] = scale
             difference = np.abs(got - wanted)
             same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
-            negligible = difference <= np.maximum(_TINY * self._tiny, floor)
+            negligible = difference <= np.fmax(_TINY * self._tiny, floor)
             error = np.where(same, 0.0, difference / scale)
         error = np.where(np.isnan(error), np.inf, error)
         self.largest = max(self.largest, float(np.max(error)))
@@ -177,7 +180,11 @@ def _common(
     names = [
         (name, k) for name, n in theirs.items() if mine[name] == n for k in range(n)
     ]
-    left = tuple(name for name, n in theirs.items() if mine[name] != n)
+    left = tuple(
+        name
+        for name, n in theirs.items()
+        if mine[name] != n and not name.startswith("_")
+    )
     return names, left
 
 

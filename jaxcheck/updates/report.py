@@ -32,9 +32,12 @@ class UpdateReport(Report):
         rule: the rule, as text; None if there was none.
         compared: names of the fields of the state that were compared.
         not_compared: names of fields of the rule that this state has not.
+        survived: which of NaN and infinity the rule survives in a gradient, so that
+            such gradients were among those of a further run.
         steps: how many were taken.
         elements: number of scalars in the parameters.
         elements_compared: how many of them were held against the rule.
+        carried: leaves that are not floating and were not checked, with their dtypes.
         dtypes: the floating dtypes of the parameters, e.g. ``("float32",)``.
         key_data: the words of the random key, to reproduce the gradients.
         versions: pairs (package, version).
@@ -57,9 +60,11 @@ class UpdateReport(Report):
     rule: str | None = None
     compared: tuple[str, ...] = ()
     not_compared: tuple[str, ...] = ()
+    survived: tuple[str, ...] = ()
     steps: int = 0
     elements: int = 0
     elements_compared: int = 0
+    carried: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     key_data: tuple[int, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()

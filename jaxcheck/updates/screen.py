@@ -6,6 +6,7 @@ float64 from a fresh state, at gradients of one scale, so that eps plays no part
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from jaxcheck.jaxprs import compat
 from jaxcheck.reports.numbers import counted, significant
 from jaxcheck.reports.values import Finding
 from jaxcheck.trees import by_path
+from jaxcheck.updates.nonfinite import KINDS, reaction
 
 Array = Any
 Updates = dict[str, Array]  # by the path of the leaf
@@ -98,6 +100,7 @@ class Screen:
                 self._shapes(first),
                 self._carried(),
                 self._pure(first),
+                *(self._nonfinite(kind, random) for kind in KINDS),
             ]
         return Screened(
             [(answer.name, answer.text) for answer in answers],
@@ -112,13 +115,14 @@ class Screen:
         out, _ = self._update(gradient, self._tx.init(params), params, self._extra(0))
         return _named(out)
 
-    def _after(self, gradients: Sequence[Any]) -> list[Updates]:
+    def _after(self, gradients: Sequence[Any], moves: bool = True) -> list[Updates]:
         """The updates of several steps."""
         params, state = self._params, self._tx.init(self._params)
         out: list[Updates] = []
         for k, gradient in enumerate(gradients):
             updates, state = self._update(gradient, state, params, self._extra(k))
-            params = jax.tree.map(lambda p, u: p + u, params, updates)
+            if moves:
+                params = jax.tree.map(lambda p, u: p + u, params, updates)
             out.append(_named(updates))
         return out
 
@@ -311,6 +315,15 @@ class Screen:
             message = "without jit the update is another one."
             return Answer(name, "another update without jit", _odd(message))
         return Answer(name, "the same update")
+
+    def _nonfinite(self, kind: str, random: bool) -> Answer:
+        """What one element of a gradient does that is not finite."""
+        name = f"{kind} in a gradient"
+        if random:
+            return Answer(name, "random")
+        gradients = [jax.tree.map(self._draw, self._params) for _ in range(4)]
+        run = functools.partial(self._after, moves=False)
+        return Answer(name, reaction(run, gradients, KINDS[kind]))
 
 
 def _odd(message: str) -> Finding:

@@ -83,13 +83,19 @@ def closing(report: UpdateReport) -> Iterator[Block]:
             numbers = significant(error, 2), significant(tolerance, 1)
             yield labelled(label, "{} at most (tolerance {})".format(*numbers))
     if report.rule is not None:
-        fields = "; of the state " + ", ".join(report.compared)
-        yield labelled("Compared:", "updates" + (fields if report.compared else ""))
+        told = ["updates"]
+        if report.compared:
+            told.append("of the state " + ", ".join(report.compared))
+        if report.survived:
+            told.append(f"with {' and '.join(report.survived)} in gradients too")
+        yield labelled("Compared:", "; ".join(told))
     if report.rule is not None and report.elements_compared < report.elements:
         left = report.elements - report.elements_compared
         what = f"{left:,} of {report.elements:,} elements; the rule treats each alike"
         yield labelled("Not checked:", what)
     if report.not_compared:
         yield labelled("Not checked:", f"{', '.join(report.not_compared)} of the state")
+    if report.carried:
+        yield labelled("Not checked:", ", ".join(report.carried))
     versions = ", ".join(f"{name} {version}" for name, version in report.versions)
     yield labelled("Versions:", versions)

@@ -118,9 +118,9 @@ class Verification:
                 rule = wanted.updates[leaf].astype(update.dtype)
                 shape, sample = run_shapes[leaf], self.native.sample
                 others = [pick(run[step][leaf], leaf, shape, sample) for run in runs]
-                off = np.abs(update - wanted.updates[leaf]) > native.tolerance * np.abs(
-                    wanted.updates[leaf]
-                )
+                with np.errstate(invalid="ignore"):
+                    difference = np.abs(update - wanted.updates[leaf])
+                off = difference > native.tolerance * np.abs(wanted.updates[leaf])
                 if np.any(off & (rounding.beyond(update, rule, others) > 1.0)):
                     return False
         return True
@@ -270,9 +270,18 @@ def least_precision(tx: Any, problem: Problem) -> float:
 
 def _amplification(rule: Any) -> float:
     """What bias correction makes of a roundoff, by the slowest decay."""
-    settings = rule.settings if isinstance(rule, Rule) else {"b2": 0.999}
-    shares = [x for x in settings.values() if isinstance(x, float) and 0.5 <= x < 1.0]
+    settings = _numbers(rule) if isinstance(rule, Rule) else [0.999]
+    shares = [x for x in settings if isinstance(x, float) and 0.5 <= x < 1.0]
     return max((_CORRECTION / (1.0 - x) for x in shares), default=1.0)
+
+
+def _numbers(rule: Rule) -> list[Any]:
+    """The settings of a rule, and of the rules that it is made of."""
+    out: list[Any] = []
+    for value in rule.settings.values():
+        for one in value if isinstance(value, tuple) else (value,):
+            out += _numbers(one) if isinstance(one, Rule) else [one]
+    return out
 
 
 def _tiny(problem: Problem) -> float:

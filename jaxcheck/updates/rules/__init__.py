@@ -29,6 +29,7 @@ from jaxcheck.updates.rules.rule import Rule
 from jaxcheck.updates.rules.second_order import lbfgs, sophia
 from jaxcheck.updates.rules.signs import lion, rprop, sign_sgd, signum
 from jaxcheck.updates.rules.successors import adan, ademamix, adopt, simplified_ademamix
+from jaxcheck.updates.rules.survival import apply_if_finite, zero_nans
 from jaxcheck.updates.rules.transformations import (
     adaptive_grad_clip,
     add_decayed_weights,
@@ -62,6 +63,7 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "apply_if_finite",
     "chain",
     "clip",
     "clip_by_block_rms",
@@ -108,6 +110,7 @@ __all__ = [
     "sophia",
     "trace",
     "yogi",
+    "zero_nans",
 ]
 
 BY_NAME: Mapping[str, Callable[..., Rule]] = {
@@ -128,6 +131,7 @@ BY_NAME: Mapping[str, Callable[..., Rule]] = {
         ademamix,
         adopt,
         amsgrad,
+        apply_if_finite,
         chain,
         clip,
         clip_by_block_rms,
@@ -174,6 +178,7 @@ BY_NAME: Mapping[str, Callable[..., Rule]] = {
         sophia,
         trace,
         yogi,
+        zero_nans,
     )
 }
 """Every rule by the name of its optimizer, e.g. ``BY_NAME["adamw"]``."""

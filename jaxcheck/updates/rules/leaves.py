@@ -23,3 +23,8 @@ def norm(a: list[Array]) -> Array:
 def each(fn: Callable[..., Array], *lists: list[Array]) -> list[Array]:
     """``fn`` of the first leaves, of the second ones, and so on."""
     return [fn(*leaves) for leaves in zip(*lists, strict=True)]
+
+
+def all_finite(a: list[Array]) -> bool:
+    """Whether no coordinate is NaN or infinite."""
+    return all(bool(np.isfinite(x).all()) for x in a)

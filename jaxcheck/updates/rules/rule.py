@@ -50,7 +50,8 @@ class Treewise(NamedTuple):
 
     Attributes:
         init: state of all leaves by name: lists of one array a leaf, or what belongs
-            to no leaf, as it is.
+            to no leaf, as it is. A name that begins with an underscore is the rule's
+            own: no transformation has it.
         update: as for ``Leafwise``, with lists of arrays, and what else the
             transformation is given (``value=...``) by name.
     """

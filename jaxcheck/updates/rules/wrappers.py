@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxcheck.updates.rules.leaves import dot, each, norm
+from jaxcheck.updates.rules.leaves import all_finite, dot, each, norm
 from jaxcheck.updates.rules.rule import (
     Array,
     Form,
@@ -31,19 +31,26 @@ def multi_steps(
     every: int,
     *,
     mean: bool = True,
+    skip_not_finite: bool = False,
+    max_squared_norm: float | None = None,
     count: Literal["updates", "steps"] = "updates",
+    skipped_count: bool = False,
 ) -> Form:
     """Every k-th step the rule's update of the mean of k gradients, else none.
 
     The inner rule counts its own updates: a schedule of it moves on once in k steps.
     Its state is named ``"inner_opt_state.mu"``. optax accumulates in float32 unless it
-    is told otherwise.
+    is told otherwise. A step that is skipped is as if it had not been.
 
     Args:
         inner: the rule.
         every: k.
         mean: whether gradients are averaged, or summed.
+        skip_not_finite: whether steps are skipped whose gradient is not finite.
+        max_squared_norm: what the squared norm of a gradient must be below for its
+            step not to be skipped; None for any.
         count: what the inner rule's schedules count.
+        skipped_count: whether a step that is skipped is one of the k.
 
     Example:
         >>> import numpy as np
@@ -55,28 +62,39 @@ def multi_steps(
     """
     prefix = "inner_opt_state."
 
+    def skips(g: list[Array]) -> bool:
+        if skip_not_finite and not all_finite(g):
+            return True
+        # NaN is not below the bound
+        return max_squared_norm is not None and not dot(g, g) < max_squared_norm
+
     def form(params: Any) -> Treewise:
         tree = of_all_leaves(inner.form, params)
 
         def init(p: list[Array]) -> State:
-            state = {"acc_grads": each(np.zeros_like, p)}
+            counts = {"mini_step": 0, "gradient_step": 0}
+            state = counts | {"acc_grads": each(np.zeros_like, p)}
             return state | prefixed(prefix, tree.init(p))
 
         def update(
             g: list[Array], p: list[Array], s: State, t: int, **extra: Any
         ) -> tuple[list[Array], State]:
-            position = (t - 1) % every
-            if mean:
-                total = each(
-                    lambda a, x: a + (x - a) / (position + 1), s["acc_grads"], g
-                )
-            else:
-                total = each(np.add, s["acc_grads"], g)
+            skipped = skips(g)
+            if skipped and not skipped_count:
+                return each(np.zeros_like, p), s
+            position, total = s["mini_step"], s["acc_grads"]
+            if not skipped and mean:
+                total = each(lambda a, x: a + (x - a) / (position + 1), total, g)
+            elif not skipped:
+                total = each(np.add, total, g)
             if position < every - 1:
-                return each(np.zeros_like, g), s | {"acc_grads": total}
-            inner_t = t // every if count == "updates" else t
+                after = s | {"mini_step": position + 1, "acc_grads": total}
+                return each(np.zeros_like, p), after
+            done = s["gradient_step"] + 1
+            inner_t = done if count == "updates" else t
             u, after = tree.update(total, p, unprefixed(prefix, s), inner_t, **extra)
-            state = {"acc_grads": each(np.zeros_like, g)}
+            counts = {"mini_step": 0, "gradient_step": done}
+            state = counts | {"acc_grads": each(np.zeros_like, p)}
             return u, state | prefixed(prefix, after)
 
         return Treewise(init, update)
