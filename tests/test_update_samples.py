@@ -111,7 +111,10 @@ MORE = {
     "clip_by_block_rms": {"threshold": 0.1},
     "adaptive_grad_clip": {"clipping": 0.1},
 }
-NEEDS_MORE = ("lookahead", "mechanize", "multi_steps", "clip_by_global_norm")
+NEEDS_MORE = (
+    *("apply_if_finite", "clip_by_global_norm", "lookahead", "mechanize"),
+    "multi_steps",
+)
 LOOKS_AT_THE_LOSS = ("momo", "momo_adam", "polyak_sgd", "sophia")
 ALONE = sorted(set(rules.BY_NAME) - {*NEEDS_MORE, *LOOKS_AT_THE_LOSS})
 
