@@ -12,7 +12,11 @@ import optax
 import pytest
 
 from jaxcheck import Verdict, check_update, rules
-from jaxcheck.updates.nonfinite import spoiled
+from jaxcheck.updates.nonfinite import spoiled, unsound
+from jaxcheck.updates.runs import Problem
+from tests.test_rules import TREE, extra_arguments, hard_gradients
+from tests.test_rules_variants import OTHERS, TELLING, WRAPPERS
+from tests.test_rules_variants import PARAMS as OTHER_PARAMS
 
 PARAMS = {"b": jnp.ones(3), "w": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)}
 ADAM = optax.adam(1e-2)
@@ -249,6 +253,24 @@ def test_multi_steps_that_skips_otherwise_is_found(tx, settings, matches):
     report = check_update(tx, PARAMS, rule=rule.replace(**settings))
     assert report.verdict is Verdict.WRONG
     assert report.matches == matches
+
+
+def test_of_all_rules_few_survive():
+    # NaN in what a rule divides by or decomposes has to stay NaN, and come to an end
+    survived = {}
+    for name in set(rules.BY_NAME) - WRAPPERS - OTHERS:
+        rule, params = (
+            rules.BY_NAME[name](**TELLING[name]),
+            OTHER_PARAMS.get(name, TREE),
+        )
+        extra = extra_arguments(name, params)
+        gradients = hard_gradients(params)
+        steps = [extra(step) for step in range(len(gradients))]
+        found = unsound(rule, Problem(params, gradients, steps, x64=True))
+        if found is not None:
+            survived[name] = found.kinds
+    alone = ("infinity",)
+    assert survived == {"clip": alone, "rprop": alone, "sign_sgd": alone}
 
 
 @pytest.mark.parametrize("rule", [SKIPPING, rules.zero_nans()], ids=str)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxcheck.trees import is_inexact
-from jaxcheck.updates.runs import Moment, Problem, Reference, Run, run_reference
+from jaxcheck.updates.runs import Problem, Reference, Run, run_reference
 
 Array = Any
 
@@ -97,18 +97,27 @@ def _finite(reference: Reference, problem: Problem) -> list[bool]:
     """Whether updates and state are, step by step, the parameters held fixed."""
     params = problem.taken(jax.tree.map(np.asarray, problem.params))
     run = Run([], [params] * len(problem.gradients))
+    seen: list[bool] = []
+
+    def watched(*args: Any, **extra: Any) -> Any:
+        returned = reference(*args, **extra)
+        seen.append(all(map(_is_finite, jax.tree.leaves(returned))))
+        return returned
+
     try:
-        moments = run_reference(reference, run, problem)
+        run_reference(watched, run, problem)
     except (ArithmeticError, ValueError):
         return [False]  # it cannot be evaluated there, and promises nothing
-    return [_is_finite(moment) for moment in moments]
+    return seen
 
 
-def _is_finite(moment: Moment) -> bool:
-    state = [x for field in moment.fields for x in field.leaves.values()]
-    return not any(moment.not_finite.values()) and all(
-        bool(np.isfinite(x).all()) for x in state if is_inexact(np.asarray(x).dtype)
-    )
+def _is_finite(value: Any) -> bool:
+    """Whether it is, of what may be a counter, a random key or a tensor of torch."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and is_inexact(
+        value.dtype
+    ):
+        return bool(np.isfinite(np.asarray(value)).all())
+    return not isinstance(value, float) or np.isfinite(value)
 
 
 def _of(problem: Problem, pattern: Sequence[str]) -> Problem:

@@ -287,7 +287,7 @@ def sm3(
             squares = least(mu, g.ndim)
         inside, outside = (eps, 0.0) if eps_placement == "inside" else (0.0, eps)
         direction = g / (np.sqrt(squares + inside) + outside)
-        direction = np.where(squares > 0, direction, 0.0)
+        direction = np.where(squares == 0, 0.0, direction)
         share = 1.0 - momentum if average else 1.0
         nu = momentum * s["nu"] + share * direction
         return -rate_at(learning_rate, t) * nu, {"mu": mu, "nu": nu}

@@ -81,11 +81,17 @@ def galore(
             return -rate * u, {"projector": projector, **state}
         left = g.shape[0] >= g.shape[1]
         if (t - 1) % update_proj_gap == 0:
-            vectors = np.linalg.svd(g if left else g.T, full_matrices=False)[0]
-            projector = vectors[:, : min(rank, *g.shape)]
+            projector = _singular(g if left else g.T)[:, : min(rank, *g.shape)]
         u, state = adam.update(projected(g, projector), p, s, t)
         u = projector @ u if left else u @ projector.T
         return -rate * scale * u, {"projector": projector, **state}
 
     plain = Leafwise(init, update)
     return decayed(plain, learning_rate, weight_decay, decay, mask)
+
+
+def _singular(g: Array) -> Array:
+    """Left singular vectors. LAPACK may not come back from what is not finite."""
+    if not np.isfinite(g).all():
+        return np.full_like(g, np.nan)
+    return np.linalg.svd(g, full_matrices=False)[0]

@@ -189,7 +189,7 @@ def orthogonalized(
     if preconditioning == "frobenius":
         x = x / (np.linalg.norm(x) + eps)
     elif preconditioning == "spectral":
-        x = x / (np.linalg.norm(x, 2) + eps)
+        x = x / (_largest(x) + eps)
     elif preconditioning == "aol":
         sums = np.sum(np.abs(x @ np.conj(x.T)), axis=-1, keepdims=True)
         x = x / np.sqrt(np.maximum(sums, 1e-8))
@@ -199,3 +199,8 @@ def orthogonalized(
         gram = x @ np.conj(x.T)
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x
+
+
+def _largest(x: Array) -> Array:
+    """The largest singular value. LAPACK may not come back from what is not finite."""
+    return np.linalg.norm(x, 2) if np.isfinite(x).all() else np.float64(np.nan)
