@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import inspect
 import pathlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ STEPS = 8
 SHAPES = {"bias": (6,), "kernel": (8, 6), "scale": ()}
 MATRICES = {"bias": (6,), "kernel": (8, 6), "output": (3, 8)}
 DECAY = {"weight_decay": 0.1}
+NOISE_SHAPES = {"bias": (64,), "kernel": (64, 32), "output": (64, 32)}
 MOMENTS = {"b1": 0.8, "b2": 0.95, "eps": 1e-4}
 
 
@@ -45,6 +47,7 @@ class Case:
         settings: of both.
         shapes: of the parameters.
         values: whether it is given the loss.
+        key: what the optimizer of optax is given for its noise.
     """
 
     name: str
@@ -53,11 +56,15 @@ class Case:
         default_factory=lambda: SHAPES
     )
     values: bool = False
+    key: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def transformation(self) -> Any:
         """The optimizer of optax."""
-        module = optax if hasattr(optax, self.name) else optax.contrib
-        return getattr(module, self.name)(**self.settings)
+        module = optax.contrib if hasattr(optax.contrib, self.name) else optax
+        with warnings.catch_warnings():
+            # that a seed is deprecated, by optax's own dpsgd
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return getattr(module, self.name)(**self.settings, **self.key)
 
     def rule(self) -> Any:
         """The rule that it is held against."""
@@ -78,6 +85,7 @@ class Case:
 # Settings other than the defaults, for each optimizer with a rule.
 OTHER: dict[str, dict[str, Any]] = {
     "acprop": MOMENTS | DECAY,
+    "add_noise": {"eta": 0.5, "gamma": 0.3},
     "adabelief": MOMENTS,
     "adadelta": {"rho": 0.7, "eps": 1e-3},
     "adafactor": {"min_dim_size_to_factor": 2, "decay_rate": 0.7},
@@ -92,8 +100,10 @@ OTHER: dict[str, dict[str, Any]] = {
     "amsgrad": MOMENTS,
     "cocob": {"alpha": 4.0, "eps": 1e-3},
     "dadapt_adamw": DECAY,
+    "differentially_private_aggregate": {"l2_norm_clip": 3.0, "noise_multiplier": 0.2},
     "dog": DECAY,
     "dowg": DECAY,
+    "dpsgd": {"l2_norm_clip": 3.0, "noise_multiplier": 0.2, "momentum": 0.9},
     "fromage": {"min_norm": 1.0},
     "lamb": MOMENTS | DECAY,
     "lars": DECAY | {"trust_coefficient": 0.5, "nesterov": True},
@@ -104,6 +114,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "muon": {"beta": 0.8, "nesterov": False},
     "nadam": MOMENTS,
     "nadamw": MOMENTS | DECAY,
+    "noisy_sgd": {"eta": 0.5, "gamma": 0.3},
     "novograd": {"b1": 0.8, "b2": 0.5, "eps": 0.1} | DECAY,
     "optimistic_adam_v2": MOMENTS | {"alpha": 0.8, "beta": 0.3},
     "optimistic_gradient_descent": {"alpha": 0.8, "beta": 0.3},
@@ -123,6 +134,22 @@ OTHER: dict[str, dict[str, Any]] = {
 }
 NEED_MATRICES = {"sm3", "muon"}
 NEED_VALUES = {"polyak_sgd", "momo", "momo_adam"}
+# The key of the noise, for optax alone.
+KEYS = {
+    "add_noise": {"key": 0},
+    "differentially_private_aggregate": {"key": 0},
+    "dpsgd": {"seed": 0},
+    "noisy_sgd": {"key": 0},
+}
+PRIVATE = {"l2_norm_clip": 1.0, "noise_multiplier": 1.0}
+# Settings that have no default.
+NEEDED = {
+    "add_noise": {"eta": 0.01, "gamma": 0.55},
+    "differentially_private_aggregate": PRIVATE,
+    "dpsgd": PRIVATE,
+}
+# The screen has no gradients of examples, and asks for a descent.
+NOT_SCREENED = {"add_noise", "differentially_private_aggregate", "dpsgd"}
 # What their learning rate means does not allow a schedule of it.
 CONSTANT = {"rprop", "sm3", "schedule_free_adamw", "schedule_free_sgd", "dadapt_adamw"}
 
@@ -137,7 +164,10 @@ def cases() -> Iterator[Case]:
             "shapes": MATRICES if name in NEED_MATRICES else SHAPES,
             "values": name in NEED_VALUES,
         }
+        if name in KEYS:
+            more |= {"shapes": NOISE_SHAPES, "key": KEYS[name]}
         first = {"learning_rate": RATE} if required else {}
+        first = first | NEEDED.get(name, {})
         second = {"learning_rate": schedule} if needs is not None else {}
         if name in CONSTANT:
             second = first
@@ -153,13 +183,13 @@ class Row:
         case: the case.
         wide: the report with float64 parameters.
         native: the report with float32 parameters.
-        screened: the report without a rule.
+        screened: the report without a rule; None if there can be none.
     """
 
     case: Case
     wide: UpdateReport
     native: UpdateReport
-    screened: UpdateReport
+    screened: UpdateReport | None
 
 
 def parameters(case: Case, dtype: Any) -> Any:
@@ -178,11 +208,14 @@ def row_of(case: Case) -> Row:
     given = case.options()
     tx, rule = case.transformation(), case.rule()
     native = parameters(case, jnp.float32)
+    screened = None
+    if case.name not in NOT_SCREENED:
+        screened = check_update(tx, native, steps=STEPS, **given)
     return Row(
         case,
         check_update(tx, wide, rule=rule, steps=STEPS, **given),
         check_update(tx, native, rule=rule, steps=STEPS, **given),
-        check_update(tx, native, steps=STEPS, **given),
+        screened,
     )
 
 
@@ -217,15 +250,31 @@ def document(rows: Sequence[Row]) -> str:
             for error, tolerance in pairs
         ]
         lines.append(f"| `{row.case}` | {' | '.join(numbers)} | {answer(row)} |")
-    odd = [row for row in rows if row.screened.findings and not told(row)]
+    odd = [
+        f"- `{row.case}`: {finding.message}"
+        for row in rows
+        if row.screened is not None and not told(row)
+        for finding in row.screened.findings
+    ]
     if odd:
-        lines += ["", "Without a rule, the screen finds besides:", ""]
-        lines += [
-            f"- `{row.case}`: {finding.message}"
-            for row in odd
-            for finding in row.screened.findings
-        ]
+        lines += ["", "Without a rule, the screen finds besides:", "", *odd]
+    noise = [row for row in rows if row.native.properties]
+    if noise:
+        lines += ["", "Of those with noise, the table compares what they do less the "]
+        lines[-1] += "noise. The noise was tested against its law, in float64:"
+        lines += ["", *(f"- `{row.case}`: {heard(row)}" for row in noise)]
     return "\n".join(lines) + "\n"
+
+
+def heard(row: Row) -> str:
+    """What was found of the noise."""
+    found = dict(row.native.properties)
+    spread, alarm = (
+        found[f"noise: {x}"] for x in ("standard deviation", "false alarm")
+    )
+    return (
+        f"{found['noise']}; their standard deviation is {spread}; false alarm {alarm}."
+    )
 
 
 def told(row: Row) -> bool:

@@ -183,8 +183,14 @@ TELLING |= {
     "madgrad": LR | {"weight_decay": 0.1, "eps": 1e-3},
 }
 WRAPPERS = {"apply_if_finite", "chain", "lookahead", "mechanize", "multi_steps"}
-# Held against optax in tests of their own, with gradients of their own.
-OTHERS = {"zero_nans"}
+# These are held against optax in tests of their own, with gradients of their own.
+OTHERS = {
+    "add_noise",
+    "differentially_private_aggregate",
+    "dpsgd",
+    "noisy_sgd",
+    "zero_nans",
+}
 GRADIENTS = {
     "clip_by_global_norm": SMALL,
     "dog": SMALL,

@@ -104,6 +104,7 @@ def test_samples_must_be_a_count():
 # ---- what the sample stands on
 
 MORE = {
+    "add_noise": {"eta": 0.1, "gamma": 0.5},
     "clip": {"max_delta": 0.5},
     "ema": {"decay": 0.9},
     "trace": {"decay": 0.9},
@@ -112,7 +113,8 @@ MORE = {
     "adaptive_grad_clip": {"clipping": 0.1},
 }
 NEEDS_MORE = (
-    *("apply_if_finite", "clip_by_global_norm", "lookahead", "mechanize"),
+    *("apply_if_finite", "clip_by_global_norm", "differentially_private_aggregate"),
+    *("dpsgd", "lookahead", "mechanize"),
     "multi_steps",
 )
 LOOKS_AT_THE_LOSS = ("momo", "momo_adam", "polyak_sgd", "sophia")

@@ -44,6 +44,7 @@ FindingKind = Literal[
     "wrong_update",
     "nan_update",
     "odd_update",
+    "wrong_noise",
 ]
 
 FINDING_KINDS: tuple[str, ...] = get_args(FindingKind)

@@ -55,7 +55,8 @@ class Comparison(NamedTuple):
     Attributes:
         updates: the first update that is off, the leaf that is furthest.
         state: the first field that is off.
-        error: largest relative error of an update, of what is no mismatch too.
+        error: largest relative error of an update, of what is no mismatch too; beside
+            what cancels in it, where that is larger.
         compared: names of the fields of the state that were compared.
         left: names of fields of the rule that the transformation's state has not.
     """
@@ -74,7 +75,11 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    moments: Sequence[Moment], wanted: Sequence[Moment], rtol: float, tiny: float
+    moments: Sequence[Moment],
+    wanted: Sequence[Moment],
+    rtol: float,
+    tiny: float,
+    cancelled: float = 0.0,
 ) -> Comparison:
     """Compare two runs on the same gradients.
 
@@ -83,15 +88,16 @@ def compare(
         wanted: of the rule.
         rtol: relative error that is no mismatch.
         tiny: the smallest normal number of the dtype.
+        cancelled: size of what cancels in each update, whose last places are lost.
     """
     pairs = list(zip(moments, wanted, strict=True))
     names, left = _common(moments[-1].fields, wanted[-1].fields)
-    updates = _Series(rtol, tiny)
+    updates = _Series(rtol, tiny, cancelled)
     state = _Series(rtol, tiny)
     for step, (ours, rules) in enumerate(pairs):
         for leaf, value in ours.updates.items():
             theirs = rules.updates[leaf]
-            floor = _ulps(ours.params[leaf])
+            floor = _ulps(ours.params[leaf], cancelled)
             updates.see((leaf, ""), step, leaf, None, value, theirs, floor)
         mine, theirs = _numbered(ours.fields), _numbered(rules.fields)
         for name in names:
@@ -112,16 +118,17 @@ def compare(
     )
 
 
-def _ulps(params: Array) -> Array:
+def _ulps(params: Array, cancelled: float) -> Array:
     eps = float(jnp.finfo(params.dtype).eps)
-    return _ULPS * eps * np.abs(params.astype(np.result_type(params.dtype, np.float64)))
+    size = np.abs(params.astype(np.result_type(params.dtype, np.float64)))
+    return _ULPS * eps * np.maximum(size, cancelled)
 
 
 class _Series:
     """Comparisons of one kind, over the steps."""
 
-    def __init__(self, rtol: float, tiny: float) -> None:
-        self._rtol, self._tiny = rtol, tiny
+    def __init__(self, rtol: float, tiny: float, cancelled: float = 0.0) -> None:
+        self._rtol, self._tiny, self._cancelled = rtol, tiny, cancelled
         self._scales: dict[tuple[str, str], Array] = {}
         self._off: list[Mismatch] = []
         self.largest = 0.0
@@ -150,8 +157,11 @@ class _Series:
             same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
             negligible = difference <= np.fmax(_TINY * self._tiny, floor)
             error = np.where(same, 0.0, difference / scale)
-        error = np.where(np.isnan(error), np.inf, error)
-        self.largest = max(self.largest, float(np.max(error)))
+            beside = np.where(
+                same, 0.0, difference / np.maximum(scale, self._cancelled)
+            )
+        error, beside = (np.where(np.isnan(x), np.inf, x) for x in (error, beside))
+        self.largest = max(self.largest, float(np.max(beside)))
         error = np.where(negligible, 0.0, error)
         worst = np.unravel_index(int(np.argmax(error)), error.shape)
         largest = float(error[worst])

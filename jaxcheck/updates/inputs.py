@@ -14,10 +14,17 @@ from jaxcheck.gradients.options import require_count
 from jaxcheck.trees import require_finite
 from jaxcheck.updates.carried import Carried, OfFloating, carried
 from jaxcheck.updates.rules import BY_NAME, Rule
+from jaxcheck.updates.rules.rule import Noisy
 from jaxcheck.updates.runs import Problem, is_transformation
 from jaxcheck.updates.sequences import hard_gradients
 from jaxcheck.updates.torch_optimizers import is_torch_optimizer, torch_reference
 from jaxcheck.updates.verify import fitted
+
+_SHAPES = {"bias": (6,), "kernel": (8, 6), "scale": ()}
+# Enough numbers for the law of noise, and two leaves of one shape.
+_NOISY_SHAPES = {"bias": (64,), "kernel": (64, 32), "output": (64, 32), "scale": ()}
+# In the gradient of a rule that is given that of each.
+_EXAMPLES = 6
 
 
 class Asked(NamedTuple):
@@ -41,6 +48,7 @@ def asked(
     gradients: Sequence[Any] | None,
     extra_args: Mapping[str, Sequence[Any]] | None,
     seed: Sequence[int],
+    rule: Any,
 ) -> Asked:
     """Read the arguments of ``check_update``.
 
@@ -53,7 +61,13 @@ def asked(
             f"optax.GradientTransformation; got {type(tx).__name__}."
         )
     require_count("check_update", "steps", steps)
-    params = _default() if params is None else jax.tree.map(jnp.asarray, params)
+    noisy = (
+        rule.form if isinstance(rule, Rule) and isinstance(rule.form, Noisy) else None
+    )
+    if params is None:
+        params = _default(_SHAPES if noisy is None else _NOISY_SHAPES)
+    params = jax.tree.map(jnp.asarray, params)
+    examples = noisy is not None and noisy.per_example
     others = carried(params)
     floating = others.rest(params)
     leaves = jax.tree.leaves(floating)
@@ -65,9 +79,9 @@ def asked(
         )
     require_finite("check_update", "params", floating)
     if gradients is None:
-        given = hard_gradients(floating, steps, seed)
+        given = hard_gradients(floating, steps, seed, _EXAMPLES if examples else None)
     else:
-        _require_gradients(gradients, params)
+        _require_gradients(gradients, params, examples)
         given = [others.rest(gradient) for gradient in gradients]
     extra = [
         {name: _of_step(name, values, k, len(given)) for name, values in items}
@@ -91,23 +105,24 @@ def _of_step(name: str, values: Sequence[Any], step: int, steps: int) -> Any:
     return values[step]
 
 
-def _default() -> Any:
+def _default(shapes: Mapping[str, tuple[int, ...]]) -> Any:
     rng = np.random.default_rng(0)
-    shapes = {"bias": (6,), "kernel": (8, 6), "scale": ()}
     return {
         name: jnp.asarray(rng.normal(size=shape), jnp.float32)
         for name, shape in shapes.items()
     }
 
 
-def _require_gradients(gradients: Sequence[Any], params: Any) -> None:
+def _require_gradients(gradients: Sequence[Any], params: Any, examples: bool) -> None:
     wanted = [jnp.shape(x) for x in jax.tree.leaves(params)]
     for step, gradient in enumerate(gradients):
-        got = [jnp.shape(x) for x in jax.tree.leaves(gradient)]
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(gradient)]
+        got = [shape[1:] for shape in shapes] if examples else shapes
         if jax.tree.structure(gradient) != jax.tree.structure(params) or got != wanted:
+            more = ", after a first axis of examples," if examples else ""
             raise InvalidInputError(
-                f"`check_update(gradients=...)` must have the structure and the shapes "
-                f"of `params` in every step: {wanted}; step {step} has {got}."
+                f"`check_update(gradients=...)` must have the structure and{more} the "
+                f"shapes of `params` in every step: {wanted}; step {step} has {shapes}."
             )
 
 

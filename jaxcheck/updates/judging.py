@@ -12,6 +12,8 @@ import numpy as np
 from jaxcheck.reports.values import Finding
 from jaxcheck.updates.comparing import Mismatch
 from jaxcheck.updates.fields import Field
+from jaxcheck.updates.noise import WithNoise
+from jaxcheck.updates.noise_text import finding as noise_finding
 from jaxcheck.updates.nonfinite import Unsound
 from jaxcheck.updates.runs import Problem, Run, run_transformation
 from jaxcheck.updates.stages import Blame
@@ -82,6 +84,25 @@ def judged_unsound(verification: Verification, unsound: Unsound) -> Judged:
     where = f"where an element of the gradient of {leaf} is {_either(unsound.kinds)}"
     told = f"{where} in steps {steps}, which the rule survives: "
     return found._replace(findings=_preceded(found.findings, told))
+
+
+def judged_noisy(verification: WithNoise) -> Judged:
+    """The same for a rule with noise: its mean, and the law of the noise."""
+    found = judged(verification)
+    for heard, native in (
+        (verification.heard, False),
+        (verification.heard_natively, True),
+    ):
+        failed = [] if heard is None else verification.failures(heard)
+        if not failed:
+            continue
+        known = found.matches
+        if not (native or found.mismatch):
+            known = verification.repeated(failed) or verification.matching(found.held)
+            found = found._replace(matches=known)
+        told = noise_finding(failed, known, native)
+        return found._replace(findings=[*found.findings, told])
+    return found
 
 
 def _either(kinds: tuple[str, ...]) -> str:

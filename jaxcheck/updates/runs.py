@@ -51,6 +51,7 @@ class Problem(NamedTuple):
         extra: what else the transformation is given in each step.
         x64: whether 64-bit types are on.
         sample: which elements are compared.
+        cancelled: size of what cancels in each update.
     """
 
     params: Any
@@ -58,6 +59,7 @@ class Problem(NamedTuple):
     extra: Sequence[Mapping[str, Any]]
     x64: bool
     sample: Sample = MappingProxyType({})
+    cancelled: float = 0.0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

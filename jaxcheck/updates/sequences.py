@@ -23,17 +23,23 @@ _SMALLEST, _LARGEST = -8.0, 4.0
 _SMALLEST_HALF, _LARGEST_HALF = -2.0, 1.0
 _ZEROS = 1 / 8
 _BURST = 30.0
+# Of the gradient of one example beside that of the next.
+_APART = 100.0
 # A prime, so that rows of a matrix do not repeat.
 _BLOCK = 65_537
 
 
-def hard_gradients(params: Any, steps: int, seed: Sequence[int]) -> list[Any]:
+def hard_gradients(
+    params: Any, steps: int, seed: Sequence[int], examples: int | None = None
+) -> list[Any]:
     """A sequence of gradients for ``params``, in the dtypes of its leaves.
 
     Args:
         params: a pytree; leaves that are not floating or complex get zeros.
         steps: how many.
         seed: of the random numbers.
+        examples: of how many examples there is a gradient, along a first axis; the
+            norms of these differ. None for one gradient without that axis.
 
     Returns:
         A pytree like ``params`` for each step. The all-zero one is in the middle, the
@@ -41,6 +47,10 @@ def hard_gradients(params: Any, steps: int, seed: Sequence[int]) -> list[Any]:
     """
     rng = np.random.default_rng(seed)
     leaves, treedef = jax.tree.flatten(params)
+    if examples is not None:
+        leaves = [
+            jax.ShapeDtypeStruct((examples, *np.shape(x)), x.dtype) for x in leaves
+        ]
     blocks = [_block(x) for x in leaves]
     scales = _scales(blocks, rng)
     out: list[Any] = []
@@ -50,8 +60,17 @@ def hard_gradients(params: Any, steps: int, seed: Sequence[int]) -> list[Any]:
             _draw(x, size * scale, rng) for x, scale in zip(blocks, scales, strict=True)
         ]
         filled = [np.resize(d, np.shape(x)) for d, x in zip(drawn, leaves, strict=True)]
+        if examples is not None:
+            filled = [_spread(x) for x in filled]
         out.append(jax.tree.unflatten(treedef, filled))
     return out
+
+
+def _spread(gradients: Any) -> Any:
+    """Gradients of examples of very different size: 1, 1e-2, 1e-4, ..."""
+    sizes = _APART ** -np.arange(len(gradients), dtype=float)
+    sizes = sizes.reshape(-1, *[1] * (gradients.ndim - 1))
+    return (gradients * sizes).astype(gradients.dtype)
 
 
 def _block(leaf: Any) -> Any:

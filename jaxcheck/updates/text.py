@@ -59,7 +59,7 @@ def headline(report: UpdateReport) -> str:
         return passed if report.passed else f"these updates are odd: {odd}"
     if report.verdict is Verdict.CORRECT:
         return f"the updates are those of {report.rule}"
-    if report.first_wrong_step is None:
+    if all(finding.kind == "nan_update" for finding in report.findings):
         return "the updates are not finite"
     return f"the updates are not those of {report.rule}"
 

@@ -12,11 +12,19 @@ from jaxcheck.gradients.findings import package_versions
 from jaxcheck.gradients.options import read_key, require_count
 from jaxcheck.reports.values import Finding, Verdict
 from jaxcheck.updates.inputs import Asked, asked, rule_of, text_of
-from jaxcheck.updates.judging import from_rest, judged, judged_unsound
+from jaxcheck.updates.judging import (
+    Judged,
+    from_rest,
+    judged,
+    judged_noisy,
+    judged_unsound,
+)
+from jaxcheck.updates.noise import WithNoise, is_noisy
+from jaxcheck.updates.noise_text import rows
 from jaxcheck.updates.nonfinite import unsound
 from jaxcheck.updates.report import UpdateReport
 from jaxcheck.updates.rules import Rule
-from jaxcheck.updates.runs import problem_in_float64, reference_of
+from jaxcheck.updates.runs import Problem, problem_in_float64, reference_of
 from jaxcheck.updates.screen import Screen
 from jaxcheck.updates.torch_optimizers import is_torch_optimizer
 from jaxcheck.updates.verify import Verification, sampled
@@ -52,6 +60,10 @@ def check_update(
     at no point: an error of a tenth of an update is lost in them. Where something is
     off, variants of the rule are tried until one matches.
 
+    Of a rule with noise, such as ``rules.noisy_sgd``, the mean is compared so, after
+    the noise has been taken off, and the noise is tested against its law, at the cost
+    of some more steps.
+
     It establishes nothing about other settings of the optimizer, nor about what a
     train step makes of the updates.
 
@@ -67,7 +79,8 @@ def check_update(
             A name like ``"adamw"`` stands for that rule with its defaults and whatever
             learning rate ``tx`` turns out to have.
         steps: how many.
-        gradients: the gradients to use, a pytree like ``params`` for each step.
+        gradients: the gradients to use, a pytree like ``params`` for each step; for a
+            rule that takes the gradient of each example, with a first axis of these.
         extra_args: what else ``tx.update`` needs, for each step: ``{"value": [...]}``.
         samples: most elements of a leaf that are compared, where the rule is one of
             ours that treats each element by itself: both ends of the leaf, and others
@@ -94,22 +107,14 @@ def check_update(
     seed = read_key("check_update", key)
     if samples is not None:
         require_count("check_update", "samples", samples)
-    given = asked(tx, params, steps, gradients, extra_args, seed)
+    given = asked(tx, params, steps, gradients, extra_args, seed, rule)
     tx, problem = given.tx, given.problem
     at_rest = from_rest(tx, problem)
     if rule is None:
         return _screened(given, at_rest, seed)
     meant = rule_of(rule, given, samples, seed)
     problem = sampled(meant, problem, samples, seed)
-    found = judged(Verification(tx, meant, problem, rtol))
-    survived = None
-    # what torch makes of a NaN is an accident, and no promise
-    if not found.findings and not is_torch_optimizer(rule):
-        survived = unsound(reference_of(meant), problem)
-    if survived is not None:
-        verification = Verification(tx, meant, survived.problem, rtol)
-        bad = judged_unsound(verification, survived)
-        found = bad if bad.findings else found
+    found, tried = _held(tx, meant, problem, rtol, torch=is_torch_optimizer(rule))
     findings = [*found.findings, *at_rest]
     held, native, mismatch = found.held, found.native, found.mismatch
     field = None if mismatch is None else mismatch.field
@@ -126,11 +131,30 @@ def check_update(
         matches=found.matches,
         findings=tuple(findings),
         rule=text_of(meant),
-        survived=() if survived is None else survived.kinds,
+        **tried,
         compared=held.comparison.compared,
         not_compared=held.comparison.left,
         **_circumstances(given._replace(problem=problem), seed),
     )
+
+
+def _held(
+    tx: Any, meant: Any, problem: Problem, rtol: float, *, torch: bool
+) -> tuple[Judged, dict[str, Any]]:
+    """What was found, and fields of the report that say what else was tried."""
+    if is_noisy(meant, problem):
+        noisy = WithNoise(tx, meant, problem, rtol)
+        return judged_noisy(noisy), {"properties": tuple(rows(noisy.heard))}
+    found = judged(Verification(tx, meant, problem, rtol))
+    # what torch makes of a NaN is an accident, and no promise
+    if found.findings or torch:
+        return found, {}
+    survived = unsound(reference_of(meant), problem)
+    if survived is None:
+        return found, {}
+    verification = Verification(tx, meant, survived.problem, rtol)
+    bad = judged_unsound(verification, survived)
+    return bad if bad.findings else found, {"survived": survived.kinds}
 
 
 def _screened(

@@ -21,6 +21,8 @@ _DECAYS = (0.0, 0.5, 0.8, 0.85, 0.89, 0.9, 0.92, 0.95, 0.965, 0.98, 0.99, 0.995,
 _CLOSER = (0.9999, 0.99999)
 _EPS = tuple(10.0**-k for k in range(17))
 _FACTORS = (0.0, 1e-3, 0.01, 0.1, 0.5, 0.9, 1.1, 2.0, 10.0, 100.0, 1e3)
+# Of the number of the step.
+_EXPONENTS = (0.25, 0.3, 0.33, 0.5, 0.55, 0.6, 0.75, 1.0, 1.1, 2.0)
 # Two numbers that are the same factor.
 SAME = 1e-6
 # Settings that are shares between 0 and 1.
@@ -33,10 +35,12 @@ class Variant(NamedTuple):
     Attributes:
         text: completes "it matches the rule ...".
         reference: the other rule.
+        factor: what its updates are multiplied by.
     """
 
     text: str
     reference: Reference
+    factor: float = 1.0
 
 
 def variants(reference: Reference, factor: float | None) -> Iterator[Variant]:
@@ -57,7 +61,8 @@ def variants(reference: Reference, factor: float | None) -> Iterator[Variant]:
         yield from (Variant(text, reference.replace(**s)) for text, s in named)
     yield Variant("one step late", _late(reference))
     if factor is not None:
-        yield Variant(_factor_text(factor, reference), _scaled(reference, factor))
+        scaled = _scaled(reference, factor)
+        yield Variant(_factor_text(factor, reference), scaled, factor)
     if isinstance(reference, Rule):
         yield from _of_count(reference)
         yield from _neighbors(reference)
@@ -152,6 +157,8 @@ def _values(name: str, value: Any) -> list[Any]:
         tried = [*_DECAYS, *_CLOSER, 1.0 - value]
     elif isinstance(value, float) and ("eps" in name or "initial" in name):
         tried = [0.0, *_EPS]
+    elif isinstance(value, float) and name == "gamma":
+        tried = [*_EXPONENTS, *(value * factor for factor in _FACTORS)]
     elif isinstance(value, float):
         tried = [value * factor for factor in _FACTORS] if value else [1e-4, 1e-2, 0.1]
     return [x for x in dict.fromkeys(tried) if x != value]

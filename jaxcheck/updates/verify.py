@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,8 @@ import numpy as np
 from jaxcheck.jaxprs import compat, interpret, rounding
 from jaxcheck.trees import is_inexact
 from jaxcheck.updates.comparing import Comparison, Mismatch, compare
-from jaxcheck.updates.rules.rule import Rule, acts_elementwise
+from jaxcheck.updates.response import Response
+from jaxcheck.updates.rules.rule import Noisy, Rule, acts_elementwise
 from jaxcheck.updates.runs import (
     Moment,
     Problem,
@@ -33,7 +34,7 @@ from jaxcheck.updates.runs import (
 )
 from jaxcheck.updates.sampling import pick, sample_of
 from jaxcheck.updates.stages import Blame, blamed
-from jaxcheck.updates.variants import SAME, factor_of, variants
+from jaxcheck.updates.variants import SAME, Variant, factor_of, variants
 
 # Roundoffs that a few dozen operations may amount to, and the most that is ever let
 # pass in a dtype that resolves little.
@@ -93,7 +94,7 @@ class Verification:
     def _held(self, problem: Problem, tolerance: float) -> Held:
         run = run_transformation(self._tx, problem)
         wanted = run_reference(reference_of(self._rule), run, problem)
-        compared = compare(run.moments, wanted, tolerance, _tiny(problem))
+        compared = self._compared(problem, run, wanted, tolerance)
         compared = compared._replace(
             updates=_placed(compared.updates, problem),
             state=_placed(compared.state, problem),
@@ -135,24 +136,31 @@ class Verification:
 
     def matching(self, held: Held) -> str | None:
         """The variant of the rule that matches what ``held`` shows not to."""
+        return next((variant.text for variant in self.fitting(held)), None)
+
+    def fitting(self, held: Held) -> Iterator[Variant]:
+        """All that match, the likeliest first."""
         leaves = list(held.wanted[0].updates)
         pairs = zip(held.run.moments, held.wanted, strict=True)
         both = [(a.updates[k], b.updates[k]) for a, b in pairs for k in leaves]
         factor = factor_of([a for a, _ in both], [b for _, b in both])
         with np.errstate(all="ignore"):
-            for text, other in variants(reference_of(self._rule), factor):
-                if self._matches(other, held):
-                    return text
-        return None
+            for variant in variants(reference_of(self._rule), factor):
+                if self._matches(variant.reference, held):
+                    yield variant
 
     def _matches(self, other: Reference, held: Held) -> bool:
         try:
             wanted = run_reference(other, held.run, self.wide)
         except (ArithmeticError, ValueError, TypeError):
             return False  # that setting means nothing to this rule
-        tiny = _tiny(self.wide)
-        compared = compare(held.run.moments, wanted, held.tolerance, tiny)
-        return compared.first is None
+        return self._compared(self.wide, held.run, wanted, held.tolerance).first is None
+
+    def _compared(
+        self, problem: Problem, run: Run, wanted: list[Moment], tolerance: float
+    ) -> Comparison:
+        tiny = _tiny(problem)
+        return compare(run.moments, wanted, tolerance, tiny, problem.cancelled)
 
 
 def sampled(rule: Any, problem: Problem, most: int | None, seed: Any) -> Problem:
@@ -184,6 +192,8 @@ def fitted(
         return factory()
     wide = problem_in_float64(problem)
     one = factory(learning_rate=1.0)
+    if isinstance(one.form, Noisy):
+        tx = Response(tx)
     wide = sampled(one, wide, most, seed)
     run = run_transformation(tx, wide)
     unit = run_reference(one, run, wide)

@@ -22,6 +22,12 @@ from jaxcheck.updates.rules.momentum import (
 )
 from jaxcheck.updates.rules.muon import muon
 from jaxcheck.updates.rules.nadam import nadam, nadamw
+from jaxcheck.updates.rules.noise import (
+    add_noise,
+    differentially_private_aggregate,
+    dpsgd,
+    noisy_sgd,
+)
 from jaxcheck.updates.rules.parameter_free import cocob, dog, dowg
 from jaxcheck.updates.rules.polyak import momo, momo_adam, polyak_sgd
 from jaxcheck.updates.rules.prodigy import dadapt_adamw, prodigy
@@ -60,6 +66,7 @@ __all__ = [
     "adan",
     "adaptive_grad_clip",
     "add_decayed_weights",
+    "add_noise",
     "ademamix",
     "adopt",
     "amsgrad",
@@ -70,8 +77,10 @@ __all__ = [
     "clip_by_global_norm",
     "cocob",
     "dadapt_adamw",
+    "differentially_private_aggregate",
     "dog",
     "dowg",
+    "dpsgd",
     "ema",
     "fromage",
     "galore",
@@ -88,6 +97,7 @@ __all__ = [
     "muon",
     "nadam",
     "nadamw",
+    "noisy_sgd",
     "normalize_by_update_norm",
     "novograd",
     "optimistic_adam",
@@ -128,6 +138,7 @@ BY_NAME: Mapping[str, Callable[..., Rule]] = {
         adan,
         adaptive_grad_clip,
         add_decayed_weights,
+        add_noise,
         ademamix,
         adopt,
         amsgrad,
@@ -138,8 +149,10 @@ BY_NAME: Mapping[str, Callable[..., Rule]] = {
         clip_by_global_norm,
         cocob,
         dadapt_adamw,
+        differentially_private_aggregate,
         dog,
         dowg,
+        dpsgd,
         ema,
         fromage,
         galore,
@@ -156,6 +169,7 @@ BY_NAME: Mapping[str, Callable[..., Rule]] = {
         muon,
         nadam,
         nadamw,
+        noisy_sgd,
         normalize_by_update_norm,
         novograd,
         optimistic_adam,

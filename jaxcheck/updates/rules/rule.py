@@ -75,9 +75,29 @@ class Masked(NamedTuple):
     others: Leafwise | Masked
 
 
+class Noisy(NamedTuple):
+    """A rule that adds normal noise to a gradient, and goes on as another rule.
+
+    As a rule of updates it gives their mean: what they are without the noise.
+
+    Attributes:
+        moments: ``(gradients, t) -> (mean, deviation)`` of the noisy gradient: an array
+            a leaf, and the standard deviation of each of their elements.
+        then: what becomes of it; affine in the gradient.
+        per_example: whether gradients have a first axis of examples, which the mean
+            has not.
+        outside: whether the noise is added to the updates instead.
+    """
+
+    moments: Callable[[list[Array], int], tuple[list[Array], float]]
+    then: Form
+    per_example: bool = False
+    outside: bool = False
+
+
 # A rule that is made of other rules is a function of the parameters, because those may
 # have masks, and a mask is known once the pytree is.
-Form = Leafwise | Treewise | Masked | Callable[[Any], Treewise]
+Form = Leafwise | Treewise | Masked | Noisy | Callable[[Any], Treewise]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -211,6 +231,8 @@ def acts_elementwise(form: Form) -> bool:
         # a function would see leaves of other shapes
         chosen = acts_elementwise(form.chosen) and acts_elementwise(form.others)
         return chosen and not callable(form.mask)
+    if isinstance(form, Noisy):
+        return acts_elementwise(form.then) and not form.per_example
     return isinstance(form, Elementwise)
 
 
@@ -222,7 +244,21 @@ def of_all_leaves(form: Form, params: Any) -> Treewise:
         return _leaf_by_leaf(itertools.repeat(form))
     if isinstance(form, Masked):
         return _leaf_by_leaf(_chosen(form, params))
+    if isinstance(form, Noisy):
+        return _mean_of(form, params)
     return form(params)
+
+
+def _mean_of(form: Noisy, params: Any) -> Treewise:
+    tree = of_all_leaves(form.then, params)
+
+    def update(
+        gradients: list[Array], params: list[Array], state: State, t: int, **extra: Any
+    ) -> tuple[list[Array], State]:
+        mean, _ = form.moments(gradients, t)
+        return tree.update(mean, params, state, t, **extra)
+
+    return Treewise(tree.init, update)
 
 
 def _chosen(form: Leafwise | Masked, params: Any) -> list[Leafwise]:
