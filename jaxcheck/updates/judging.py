@@ -118,6 +118,8 @@ def not_finite(run: Run, problem: Problem) -> list[Finding]:
     for step, (moment, gradient) in enumerate(
         zip(run.moments, problem.gradients, strict=True)
     ):
+        if not any(moment.not_finite.values()):
+            continue
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(gradient)):
             continue
         for leaf, bad in moment.not_finite.items():

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.jaxprs import compat
-from jaxcheck.trees import by_path, is_inexact, on_host
+from jaxcheck.trees import by_path, is_inexact
 from jaxcheck.updates.fields import Field, fields_of
 from jaxcheck.updates.sampling import Sample, pick
 
@@ -68,8 +68,6 @@ class Problem(NamedTuple):
 
     def taken(self, tree: Any) -> Any:
         """The elements of a tree like the parameters that are compared."""
-        if not self.sample:
-            return tree
         leaves = by_path(tree).items()
         picked = [pick(x, path, np.shape(x), self.sample) for path, x in leaves]
         return jax.tree.unflatten(jax.tree.structure(tree), picked)
@@ -89,20 +87,37 @@ class Run(NamedTuple):
 
 def problem_in_float64(problem: Problem) -> Problem:
     """The same problem with every floating array in float64."""
-    return problem._replace(
-        params=jax.tree.map(_wide, problem.params),
-        gradients=[jax.tree.map(_wide, g) for g in problem.gradients],
-        extra=[jax.tree.map(_wide, dict(e)) for e in problem.extra],
-        x64=True,
-    )
+    with compat.x64(True):
+        return problem._replace(
+            params=jax.tree.map(_wide, problem.params),
+            gradients=Widened(problem.gradients),
+            extra=[jax.tree.map(_wide, dict(e)) for e in problem.extra],
+            x64=True,
+        )
+
+
+class Widened(Sequence[Any]):
+    """Gradients in float64, of which there is never more than one."""
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        self._given = given
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __getitem__(self, step: Any) -> Any:
+        if isinstance(step, slice):
+            return Widened(self._given[step])
+        with compat.x64(True):
+            return jax.tree.map(_wide, self._given[step])
 
 
 def _wide(value: Any) -> Any:
+    """In float64 or complex128, where it is: on the host or on the device."""
     if callable(value) or not is_inexact(getattr(value, "dtype", np.int32)):
         return value
-    array = np.asarray(value)
-    complex_ = jnp.issubdtype(array.dtype, jnp.complexfloating)
-    return array.astype(np.complex128 if complex_ else np.float64)
+    complex_ = jnp.issubdtype(value.dtype, jnp.complexfloating)
+    return value.astype(np.complex128 if complex_ else np.float64)
 
 
 def run_transformation(tx: Any, problem: Problem) -> Run:
@@ -111,26 +126,41 @@ def run_transformation(tx: Any, problem: Problem) -> Run:
     Raises:
         InvalidInputError: if it needs an argument that it is not given.
     """
-    update = jitted(tx, problem)
+    # of large leaves some elements are copied, and the state before is not looked at
+    update = jitted(tx, problem, donate=bool(problem.sample))
     with compat.x64(problem.x64):
         params = jax.tree.map(jnp.asarray, problem.params)
         state = tx.init(params)
+        updates: Any = None
         moments: list[Moment] = []
         seen: list[Any] = []
         for gradient, extra in zip(problem.gradients, problem.extra, strict=True):
-            seen.append(problem.taken(jax.tree.map(np.asarray, params)))
+            if moments:
+                params = _moved(params, updates)
+            seen.append(problem.taken(params))
             try:
                 updates, state = update(gradient, state, params, **extra)
             except TypeError as error:
                 raise _missing(error) from error
             moments.append(_moment(seen[-1], updates, state, problem))
-            params = jax.tree.map(_moved, params, updates)
     return Run(moments, seen)
 
 
-def jitted(tx: Any, problem: Problem) -> Callable[..., tuple[Any, Any]]:
-    """Its update, with what is given and is no array held fixed."""
-    return jax.jit(tx.update, static_argnames=_functions(problem.extra))
+def jitted(
+    tx: Any, problem: Problem, *, donate: bool = False
+) -> Callable[..., tuple[Any, Any]]:
+    """Its update, with what is given and is no array held fixed.
+
+    Args:
+        tx: a transformation.
+        problem: what it is given.
+        donate: whether the memory of the state that it is given may be used again.
+    """
+    return jax.jit(
+        tx.update,
+        static_argnames=_functions(problem.extra),
+        donate_argnums=(1,) if donate else (),
+    )
 
 
 def run_reference(reference: Reference, run: Run, problem: Problem) -> list[Moment]:
@@ -158,7 +188,7 @@ def _moment(params: Any, updates: Any, state: Any, problem: Problem) -> Moment:
     shapes, sample = problem.shapes, problem.sample
 
     def taken(path: str | None, value: Any) -> Array:
-        return pick(on_host(value), path, shapes.get(path or "", ()), sample)
+        return pick(value, path, shapes.get(path or "", ()), sample)
 
     given, named = (
         {path: np.asarray(value) for path, value in by_path(tree).items()}
@@ -176,9 +206,10 @@ def _moment(params: Any, updates: Any, state: Any, problem: Problem) -> Moment:
     )
 
 
-def _moved(param: Any, update: Any) -> Any:
+@jax.jit
+def _moved(params: Any, updates: Any) -> Any:
     """As ``optax.apply_updates`` does it."""
-    return jnp.asarray(param + update, jnp.asarray(param).dtype)
+    return jax.tree.map(lambda p, u: jnp.asarray(p + u, p.dtype), params, updates)
 
 
 def _functions(extra: Sequence[Mapping[str, Any]]) -> list[str]:

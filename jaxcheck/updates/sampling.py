@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.trees import by_path
+from jaxcheck.jaxprs import compat
+from jaxcheck.trees import by_path, on_host
 
 Array = Any
 # Flat indices of the elements that are taken, by the path of the leaf; of a leaf that
@@ -47,7 +50,7 @@ def _taken(size: int, most: int, rng: np.random.Generator) -> Array:
 def pick(
     value: Array, path: str | None, shape: tuple[int, ...], sample: Sample
 ) -> Array:
-    """The elements of ``value`` that are taken, as a vector.
+    """The elements of ``value`` that are taken, as a vector, on the host.
 
     Args:
         value: an array.
@@ -56,5 +59,13 @@ def pick(
         sample: what is taken.
     """
     if path is None or path not in sample or np.shape(value) != shape:
-        return value
-    return np.ravel(value)[sample[path]]
+        return on_host(value)
+    if not isinstance(value, jax.Array):
+        return np.ravel(value)[sample[path]]
+    with compat.x64(True):  # a leaf may have more elements than int32 counts
+        return np.asarray(_gathered(value, sample[path]))
+
+
+@jax.jit
+def _gathered(value: Array, at: Array) -> Array:
+    return jnp.ravel(value)[at]

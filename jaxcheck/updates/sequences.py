@@ -26,7 +26,7 @@ _BURST = 30.0
 # Of the gradient of one example beside that of the next.
 _APART = 100.0
 # A prime, so that rows of a matrix do not repeat.
-_BLOCK = 65_537
+_BLOCK = 16_381
 
 
 def hard_gradients(
@@ -59,7 +59,7 @@ def hard_gradients(
         drawn = [
             _draw(x, size * scale, rng) for x, scale in zip(blocks, scales, strict=True)
         ]
-        filled = [np.resize(d, np.shape(x)) for d, x in zip(drawn, leaves, strict=True)]
+        filled = [_filled(d, np.shape(x)) for d, x in zip(drawn, leaves, strict=True)]
         if examples is not None:
             filled = [_spread(x) for x in filled]
         out.append(jax.tree.unflatten(treedef, filled))
@@ -78,6 +78,14 @@ def _block(leaf: Any) -> Any:
     if np.size(leaf) <= _BLOCK:
         return leaf
     return jax.ShapeDtypeStruct((_BLOCK,), leaf.dtype)
+
+
+def _filled(block: Any, shape: tuple[int, ...]) -> Any:
+    """Repetitions of ``block``, made on the device if they are many."""
+    return block if block.shape == shape else _repeated(block, shape)
+
+
+_repeated = jax.jit(jnp.resize, static_argnums=1)
 
 
 def _size(t: int, steps: int) -> float:

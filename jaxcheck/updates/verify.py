@@ -27,6 +27,7 @@ from jaxcheck.updates.runs import (
     Problem,
     Reference,
     Run,
+    jitted,
     problem_in_float64,
     reference_of,
     run_reference,
@@ -261,13 +262,8 @@ def least_precision(tx: Any, problem: Problem) -> float:
         given = problem.params, problem.gradients[0]
         params, gradient = jax.eval_shape(lambda *trees: trees, *given)
         state = jax.eval_shape(tx.init, params)
-        extra = dict(problem.extra[0])
-        functions = {k: extra.pop(k) for k in list(extra) if callable(extra[k])}
-
-        def update(gradient: Any, state: Any, params: Any, extra: Any) -> Any:
-            return tx.update(gradient, state, params, **extra, **functions)
-
-        program = jax.make_jaxpr(update)(gradient, state, params, extra)
+        update: Any = jitted(tx, problem)
+        program = update.trace(gradient, state, params, **problem.extra[0]).jaxpr
     dtypes = {
         var.aval.dtype
         for eqn in interpret.equations(program)
