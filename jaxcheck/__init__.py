@@ -29,6 +29,7 @@ from jaxcheck.testing.asserts import (
 )
 from jaxcheck.training.histogram import histogram_edges
 from jaxcheck.training.leaves import leaf_names, stack_names
+from jaxcheck.training.monitor import MonitorState, monitor
 from jaxcheck.training.statistics import GradientStatistics, gradient_statistics
 from jaxcheck.updates import rules
 from jaxcheck.updates.report import UpdateReport
@@ -57,6 +58,7 @@ __all__ = [
     "InvalidInputError",
     "JaxcheckError",
     "LeafReport",
+    "MonitorState",
     "PlantedFault",
     "SelfTestReport",
     "SourceLine",
@@ -80,6 +82,7 @@ __all__ = [
     "histogram_edges",
     "leaf_names",
     "locate",
+    "monitor",
     "rules",
     "self_test",
     "stack_names",

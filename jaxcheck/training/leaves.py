@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -40,6 +41,11 @@ class Entry(NamedTuple):
     def rows(self) -> int:
         """How many rows it has: one, or one for each layer."""
         return 1 if self.axis is None else self.shape[self.axis]
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
 
     @property
     def reduced(self) -> tuple[int, ...]:
@@ -79,7 +85,12 @@ def entries_of(argument: str, tree: Any, stacked: Stacked = ()) -> tuple[Entry, 
 
 
 def aligned(
-    argument: str, entries: Sequence[Entry], tree: Any, *, partly: bool = False
+    argument: str,
+    entries: Sequence[Entry],
+    tree: Any,
+    *,
+    partly: bool = False,
+    like: str = "grads",
 ) -> list[Any]:
     """The array of ``tree`` for each entry.
 
@@ -88,6 +99,7 @@ def aligned(
         entries: of another tree; what else ``tree`` holds is left aside.
         tree: a pytree of arrays.
         partly: whether some may be missing (not all); they are None in the result.
+        like: how the tree of the entries is called in a message.
 
     Raises:
         InvalidInputError: an array is missing, or has another shape.
@@ -97,14 +109,14 @@ def aligned(
     missing = [e.path for e, x in zip(entries, arrays, strict=True) if x is None]
     if missing and not (partly and len(missing) < len(entries)):
         raise InvalidInputError(
-            f"`{argument}` must have the paths of `grads`; it has no floating or "
+            f"`{argument}` must have the paths of `{like}`; it has no floating or "
             f"complex array at {missing[0] or 'the root'}; "
             f"{_nearest(missing[0], list(leaves))}."
         )
     for entry, array in zip(entries, arrays, strict=True):
         if array is not None and jnp.shape(array) != entry.shape:
             raise InvalidInputError(
-                f"`{argument}` must have the shapes of `grads`; at "
+                f"`{argument}` must have the shapes of `{like}`; at "
                 f"{entry.path or 'the root'} it is {list(jnp.shape(array))}, wanted "
                 f"{list(entry.shape)}."
             )

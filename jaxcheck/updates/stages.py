@@ -73,7 +73,7 @@ def stages_of(tx: Any) -> list[Stage]:
     optax: Any = sys.modules["optax"]
     return [
         Stage(
-            f"[{k}] {_made_by(pair[1])}", optax.GradientTransformationExtraArgs(*pair)
+            f"[{k}] {made_by(pair[1])[0]}", optax.GradientTransformationExtraArgs(*pair)
         )
         for k, pair in enumerate(zip(inits, updates, strict=True))
     ]
@@ -83,12 +83,20 @@ def _closure(fn: Any) -> dict[str, Any]:
     return dict(inspect.getclosurevars(fn).nonlocals) if inspect.isfunction(fn) else {}
 
 
-def _made_by(update: Any) -> str:
-    """The function that returned the transformation."""
-    inner = _closure(update).get("tx")
-    if update.__qualname__.startswith("with_extra_args_support.") and inner is not None:
-        return _made_by(inner.update)
-    return update.__qualname__.split(".", 1)[0]
+def made_by(update: Any) -> tuple[str, dict[str, Any]]:
+    """The function that returned the transformation, and what it was given.
+
+    Example:
+        >>> import optax
+        >>> made_by(optax.clip_by_global_norm(2.0).update)
+        ('clip_by_global_norm', {'max_norm': 2.0})
+    """
+    known = _closure(update)
+    inner = known.get("tx")
+    name: str = getattr(update, "__qualname__", type(update).__name__)
+    if name.startswith("with_extra_args_support.") and inner is not None:
+        return made_by(inner.update)
+    return name.split(".", 1)[0], known
 
 
 def blamed(
