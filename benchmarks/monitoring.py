@@ -1,0 +1,137 @@
+"""Time train steps with a monitor beside the same steps without one.
+
+Every variant is AdamW in one jitted, donated step, or a scan of ten of them. All
+variants of a model are timed in turn, so that what else the machine does hits all; a
+ratio is the median of those of neighbors.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxcheck
+from benchmarks import models, results
+
+RATE = 1e-3
+SCANNED = 10
+VARIANTS: dict[str, Callable[[Any], Any]] = {
+    "none": lambda tx: tx,
+    "monitor": jaxcheck.monitor,
+    "every=10": lambda tx: jaxcheck.monitor(tx, every=10),
+}
+PROBLEMS: dict[str, Callable[[], models.Problem]] = {
+    "transformer, 10M": lambda: models.transformer(264, 8, 12, 32, 16),
+    "transformer, 0.9M": lambda: models.transformer(96, 4, 8, 32, 16),
+    "MLP, 0.7M, batch 256": lambda: models.mlp((784, 512, 512, 10), 256),
+    "MLP, 10M, batch 256": lambda: models.mlp((784, 2048, 2048, 2048, 10), 256),
+}
+
+
+def single(problem: models.Problem) -> models.Problem:
+    """In float32."""
+
+    def narrow(x: Any) -> Any:
+        return x.astype(np.float32) if x.dtype == np.float64 else x
+
+    return models.Problem(
+        problem.loss_fn, *jax.tree.map(narrow, (problem.params, *problem[2:]))
+    )
+
+
+class Training:
+    """Steps of one variant, and its state."""
+
+    def __init__(self, problem: models.Problem, tx: Any, scanned: bool) -> None:
+        def step(carry: Any, _: Any) -> Any:
+            params, state = carry
+            grads = jax.grad(problem.loss_fn)(params, problem.inputs, problem.labels)
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        def steps(carry: Any) -> Any:
+            if not scanned:
+                return step(carry, None)[0]
+            return jax.lax.scan(step, carry, None, SCANNED)[0]
+
+        self._steps = jax.jit(steps, donate_argnums=0)
+        params = jax.tree.map(jnp.array, problem.params)
+        self._carry = params, tx.init(params)
+
+    def seconds(self, calls: int) -> float:
+        """Of so many calls, each waited for."""
+        start = time.perf_counter()
+        for _ in range(calls):
+            self._carry = jax.block_until_ready(self._steps(self._carry))
+        return (time.perf_counter() - start) / calls
+
+
+def measure(name: str, scanned: bool, repetitions: int) -> dict[str, Any]:
+    problem = single(PROBLEMS[name]())
+    runs = {
+        variant: Training(problem, wrap(optax.adamw(RATE)), scanned)
+        for variant, wrap in VARIANTS.items()
+    }
+    # compiled here; whole cycles of `every` and of looks at elements are timed
+    calls = 1 if scanned else SCANNED
+    once = min(run.seconds(calls) for run in runs.values() for _ in range(2))
+    calls *= max(1, round(0.3 / (once * calls)))
+    timed: dict[str, list[float]] = {variant: [] for variant in runs}
+    for _ in range(repetitions):
+        for variant, run in runs.items():
+            timed[variant].append(run.seconds(calls))
+    return {
+        "model": name,
+        "parameters": problem.size,
+        "leaves": len(jax.tree.leaves(problem.params)),
+        "scanned": SCANNED if scanned else 1,
+        "calls": calls,
+        "seconds": timed,
+    }
+
+
+def ratio(row: dict[str, Any], variant: str) -> float:
+    pairs = zip(row["seconds"][variant], row["seconds"]["none"], strict=True)
+    return statistics.median(a / b for a, b in pairs)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    for row in rows:
+        yield [
+            row["model"],
+            f"{row['leaves']}",
+            "scan of 10" if row["scanned"] > 1 else "one step",
+            results.spread(row["seconds"]["none"], " s"),
+            *(
+                f"{ratio(row, variant):.3f}×"
+                for variant in VARIANTS
+                if variant != "none"
+            ),
+        ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = results.parser(__doc__, repetitions=11)
+    parser.add_argument("--only", help="models whose name contains this")
+    options = parser.parse_args(arguments)
+    rows = [
+        measure(name, scanned, options.repetitions)
+        for name in PROBLEMS
+        if (options.only or "") in name
+        for scanned in (False, True)
+    ]
+    header = ["model", "leaves", "", "without", "monitor", "every=10"]
+    results.print_table(header, table(rows))
+    settings = {"optimizer": "adamw", "learning_rate": RATE, "scanned": SCANNED}
+    results.write(options.output, "monitoring", results.environment(), settings, rows)
+
+
+if __name__ == "__main__":
+    main()
