@@ -13,6 +13,7 @@ from jaxcheck.checks import (
 from jaxcheck.derivatives.report import DerivativeCheck, DerivativeReport
 from jaxcheck.errors import (
     GradientError,
+    HealthError,
     InvalidInputError,
     JaxcheckError,
     UpdateError,
@@ -25,12 +26,16 @@ from jaxcheck.testing.asserts import (
     assert_derivatives_correct,
     assert_gradients_correct,
     assert_train_step_correct,
+    assert_training_healthy,
     assert_update_correct,
 )
+from jaxcheck.training.diagnosis import diagnose
+from jaxcheck.training.health import HealthFinding, HealthReport
 from jaxcheck.training.histogram import histogram_edges
 from jaxcheck.training.leaves import leaf_names, stack_names
 from jaxcheck.training.monitor import MonitorState, monitor
 from jaxcheck.training.statistics import GradientStatistics, gradient_statistics
+from jaxcheck.training.symptoms import HEALTH_RULES
 from jaxcheck.updates import rules
 from jaxcheck.updates.report import UpdateReport
 from jaxcheck.updates.step_report import Inferred, TrainStepReport
@@ -42,6 +47,7 @@ __version__ = "0.1.0"
 # Is my gradient right, where is it wrong, did the optimizer do what it says, and is
 # training healthy?
 __all__ = [
+    "HEALTH_RULES",
     "AlongReport",
     "Coordinate",
     "DerivativeCheck",
@@ -54,6 +60,9 @@ __all__ = [
     "GradientError",
     "GradientReport",
     "GradientStatistics",
+    "HealthError",
+    "HealthFinding",
+    "HealthReport",
     "Inferred",
     "InvalidInputError",
     "JaxcheckError",
@@ -71,12 +80,14 @@ __all__ = [
     "assert_derivatives_correct",
     "assert_gradients_correct",
     "assert_train_step_correct",
+    "assert_training_healthy",
     "assert_update_correct",
     "check",
     "check_along",
     "check_derivatives",
     "check_train_step",
     "check_update",
+    "diagnose",
     "gradient_flow",
     "gradient_statistics",
     "histogram_edges",

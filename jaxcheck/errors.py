@@ -42,3 +42,7 @@ class GradientError(CheckFailedError):
 
 class UpdateError(CheckFailedError):
     """An optimizer does not do what it says, or could not be confirmed to."""
+
+
+class HealthError(CheckFailedError):
+    """Training is not healthy."""

@@ -15,8 +15,12 @@ import jax
 from jaxcheck.checks import check, check_derivatives
 from jaxcheck.derivatives.functions import Direction
 from jaxcheck.derivatives.opinions import Opinion
-from jaxcheck.errors import GradientError, UpdateError
+from jaxcheck.errors import GradientError, HealthError, UpdateError
 from jaxcheck.gradients.options import Mode, Precision, Progress, StopGradient
+from jaxcheck.training.diagnosis import diagnose
+from jaxcheck.training.leaves import Stacked
+from jaxcheck.training.symptoms import HEALTH_RULES
+from jaxcheck.training.symptoms import Rule as HealthRule
 from jaxcheck.updates.train_step import check_train_step
 from jaxcheck.updates.update import check_update
 
@@ -169,6 +173,7 @@ def assert_update_correct(
     steps: int = 8,
     gradients: Sequence[Any] | None = None,
     extra_args: Mapping[str, Sequence[Any]] | None = None,
+    samples: int | None = 16_384,
     rtol: float = 1e-9,
     key: jax.Array | None = None,
 ) -> None:
@@ -194,6 +199,7 @@ def assert_update_correct(
         steps=steps,
         gradients=gradients,
         extra_args=extra_args,
+        samples=samples,
         rtol=rtol,
         key=key,
     )
@@ -251,3 +257,34 @@ def assert_train_step_correct(
     )
     if not report.passed:
         raise UpdateError(report)
+
+
+def assert_training_healthy(
+    opt_state: Any,
+    params: Any,
+    *,
+    stacked: Stacked = (),
+    ignore: str | Sequence[str] = (),
+    rules: Sequence[HealthRule] = HEALTH_RULES,
+) -> None:
+    """Assert that a monitor has seen nothing wrong with training.
+
+    Passes only if :func:`jaxcheck.diagnose` answers ``CORRECT``; the arguments are the
+    same, and described there.
+
+    Raises:
+        HealthError: if something is wrong, or no step was seen. The text is the
+            report; ``error.report`` is the report as a value.
+        InvalidInputError: if an argument cannot be used.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxcheck, optax
+        >>> params = jnp.ones(3)
+        >>> tx = jaxcheck.monitor(optax.sgd(0.1))
+        >>> _, state = tx.update(jnp.ones(3), tx.init(params), params)
+        >>> assert_training_healthy(state, params)
+    """
+    __tracebackhide__ = True
+    report = diagnose(opt_state, params, stacked=stacked, ignore=ignore, rules=rules)
+    if not report.passed:
+        raise HealthError(report)

@@ -111,7 +111,7 @@ def aligned(
         raise InvalidInputError(
             f"`{argument}` must have the paths of `{like}`; it has no floating or "
             f"complex array at {missing[0] or 'the root'}; "
-            f"{_nearest(missing[0], list(leaves))}."
+            f"{nearest(missing[0], list(leaves))}."
         )
     for entry, array in zip(entries, arrays, strict=True):
         if array is not None and jnp.shape(array) != entry.shape:
@@ -198,12 +198,12 @@ def _axes_of(
         stacked = dict.fromkeys(stacked, 0)
     axes: dict[str, int | None] = dict.fromkeys(leaves)
     for pattern, axis in stacked.items():
-        fits = _compiled(pattern)
+        fits = compiled(pattern)
         hit = [path for path in leaves if fits.match(path)]
         if not hit:
             raise InvalidInputError(
                 f"`{caller}(stacked=...)` names {pattern!r}, but no leaf lies there; "
-                f"{_nearest(pattern, list(leaves))}."
+                f"{nearest(pattern, list(leaves))}."
             )
         for path in hit:
             dimensions = len(jnp.shape(leaves[path]))
@@ -218,13 +218,14 @@ def _axes_of(
     return axes
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def compiled(pattern: str) -> re.Pattern[str]:
     """Fits the leaf at ``pattern`` and those in the subtree there; * is any text."""
     text = ".*".join(re.escape(part) for part in pattern.split("*"))
     return re.compile(rf"{text}(?=[\[.]|$)", re.DOTALL)
 
 
-def _nearest(given: str, known: Sequence[str]) -> str:
+def nearest(given: str, known: Sequence[str]) -> str:
+    """The known paths that are most like ``given``, in a sentence."""
     if not known:
         return "it has none at all"
     close = difflib.get_close_matches(given, known, n=_NAMED, cutoff=0.0)

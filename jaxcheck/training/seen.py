@@ -1,0 +1,156 @@
+"""What a monitor has seen, on the host and with names."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcheck.errors import InvalidInputError
+from jaxcheck.training.leaves import Stacked, compiled, entries_of, nearest
+from jaxcheck.training.monitor import MonitorState
+from jaxcheck.trees import by_path
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """The state of a monitor as NumPy arrays; what rules of health are asked about.
+
+    R rows of a state are those of ``names``, and a last one for everything.
+
+    Attributes:
+        names: of the rows but the last, as ``jaxcheck.leaf_names`` gives them.
+        sizes: elements of each of these rows.
+        dtypes: of their parameters.
+        dimensions: number of axes of one row's array.
+        state: the state, its ``inner`` left out.
+        steps: numbers of the steps that are kept, rising.
+        norms: ``[len(steps), 3, R]``, of gradient, update and parameters; -1 where
+            nothing was measured, NaN where elements were not finite.
+        losses: ``[len(steps)]``, NaN where there is none.
+    """
+
+    names: tuple[str, ...]
+    sizes: Array
+    dtypes: tuple[str, ...]
+    dimensions: Array
+    state: MonitorState
+    steps: Array
+    norms: Array
+    losses: Array
+
+    def matching(self, caller: str, patterns: str | Sequence[str]) -> list[int]:
+        """Numbers of the rows whose leaf has a path that fits.
+
+        Raises:
+            InvalidInputError: a pattern fits none.
+        """
+        found: set[int] = set()
+        for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+            fits = compiled(pattern)
+            rows = [k for k, name in enumerate(self.names) if fits.match(name)]
+            if not rows:
+                raise InvalidInputError(
+                    f"`{caller}(ignore=...)` names {pattern!r}, but no leaf lies "
+                    f"there; {nearest(pattern, self.names)}."
+                )
+            found.update(rows)
+        return sorted(found)
+
+    def without(self, rows: Sequence[int]) -> Seen:
+        """The same without some rows; the last one, of everything, is as it was."""
+        keep = np.array([k for k in range(len(self.names) + 1) if k not in set(rows)])
+        named = keep[:-1]
+        by_row = (
+            *("norm", "nonfinite", "bad_steps", "first_bad", "zero_run", "level"),
+            *("update_ratio", "details", "lost_looks", "recent"),
+        )
+        kept = {
+            name: jax.tree.map(lambda x: x[..., keep], getattr(self.state, name))
+            for name in by_row
+        }
+        return Seen(
+            names=tuple(self.names[k] for k in named),
+            sizes=self.sizes[named],
+            dtypes=tuple(self.dtypes[k] for k in named),
+            dimensions=self.dimensions[named],
+            state=self.state._replace(**kept),
+            steps=self.steps,
+            norms=self.norms[..., keep],
+            losses=self.losses,
+        )
+
+    def usual(self, quantity: int) -> Array:
+        """The usual norms ``[R]``, NaN where nothing healthy was seen."""
+        level = self.state.level
+        known = level.seen[quantity] > 0
+        with np.errstate(over="ignore"):
+            return np.where(known, np.exp(level.mean[quantity]), np.nan)
+
+
+def seen_of(opt_state: Any, params: Any, stacked: Stacked) -> Seen:
+    """Read the monitor in ``opt_state``.
+
+    Raises:
+        InvalidInputError: there is none, or several, or it is not of ``params``.
+    """
+    state = _monitor_in(opt_state)
+    entries = entries_of("diagnose(params=...)", params, stacked)
+    leaves = by_path(params)
+    rows = sum(entry.rows for entry in entries)
+    if rows != state.norm.shape[-1] - 1:
+        raise InvalidInputError(
+            f"`diagnose(params=...)` must be what the monitor watches, with the same "
+            f"`stacked`: it has {rows} leaves and layers, the monitor "
+            f"{state.norm.shape[-1] - 1}."
+        )
+    host: MonitorState = jax.tree.map(np.asarray, state._replace(inner=()))
+    count, window = int(host.step), len(host.recent)
+    steps = np.arange(max(0, count - window), count)
+
+    def each(values: Any) -> list[Any]:
+        return [x for e, x in zip(entries, values, strict=True) for _ in range(e.rows)]
+
+    return Seen(
+        names=tuple(itertools.chain.from_iterable(e.names for e in entries)),
+        sizes=np.array(each([e.size // e.rows for e in entries])),
+        dtypes=tuple(each([str(jnp.asarray(leaves[e.path]).dtype) for e in entries])),
+        dimensions=np.array(each([len(e.reduced) for e in entries])),
+        state=host,
+        steps=steps,
+        norms=host.recent[steps % window],
+        losses=host.losses[steps % window],
+    )
+
+
+def _monitor_in(opt_state: Any) -> MonitorState:
+    found = jax.tree.leaves(opt_state, is_leaf=_is_monitor)
+    monitors = [x for x in found if _is_monitor(x)]
+    if len(monitors) != 1:
+        raise InvalidInputError(
+            "`diagnose(opt_state=...)` must hold the state of one jaxcheck.monitor; it "
+            f"holds {len(monitors)}. "
+            + (
+                "Give that of one of them, with its part of `params`."
+                if monitors
+                else "Wrap the optimizer: jaxcheck.monitor(tx)."
+            )
+        )
+    if np.ndim(monitors[0].step) != 0:
+        raise InvalidInputError(
+            "`diagnose(opt_state=...)` must be the state of one run; it is of "
+            f"{np.shape(monitors[0].step)}. Give one member: "
+            "jax.tree.map(lambda x: x[0], opt_state)."
+        )
+    return monitors[0]
+
+
+def _is_monitor(value: Any) -> bool:
+    return isinstance(value, MonitorState)
