@@ -303,7 +303,7 @@ HEALTHY = {
 }
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_training(name, seed):
     tx = monitor(HEALTHY[name]())

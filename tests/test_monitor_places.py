@@ -145,7 +145,7 @@ def scanned(tx, grads=None, x64=False):
         return carry[1], updates
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", PLACES)
 def test_updates_pass_and_the_state_is_carried(place, x64):
     make = PLACES[place]

@@ -291,7 +291,7 @@ def some(names, every):
     ]
 
 
-@pytest.mark.parametrize("name", some(MUTANTS, 3))
+@pytest.mark.parametrize("name", some(MUTANTS, 7))
 def test_wrong_noise_is_found_and_named(name):
     tx, rule, text, matches = MUTANTS[name]
     report = check_update(tx, rule=rule)
@@ -347,7 +347,7 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", some(RIGHT, 2))
+@pytest.mark.parametrize("name", some(RIGHT, 4))
 def test_right_noise_is_correct(name):
     tx, rule = RIGHT[name]
     report = check_update(tx, rule=rule)
@@ -398,6 +398,7 @@ def test_no_seed_of_optax_is_called_wrong(first):
             assert noise.failures(noise.heard_natively) == []
 
 
+@pytest.mark.slow
 def test_leaves_that_are_large_or_small():
     params = {"large": jnp.ones(30_000), "small": jnp.ones(())}
     tx, rule = RIGHT["noisy_sgd"]
