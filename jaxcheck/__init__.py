@@ -34,6 +34,12 @@ from jaxcheck.training.health import HealthFinding, HealthReport
 from jaxcheck.training.histogram import histogram_edges
 from jaxcheck.training.leaves import leaf_names, stack_names
 from jaxcheck.training.monitor import MonitorState, monitor
+from jaxcheck.training.probe import (
+    ProbeStatistics,
+    backward_probe,
+    probe_slot,
+    probe_statistics,
+)
 from jaxcheck.training.statistics import GradientStatistics, gradient_statistics
 from jaxcheck.training.symptoms import HEALTH_RULES
 from jaxcheck.updates import rules
@@ -69,6 +75,7 @@ __all__ = [
     "LeafReport",
     "MonitorState",
     "PlantedFault",
+    "ProbeStatistics",
     "SelfTestReport",
     "SourceLine",
     "Stage",
@@ -82,6 +89,7 @@ __all__ = [
     "assert_train_step_correct",
     "assert_training_healthy",
     "assert_update_correct",
+    "backward_probe",
     "check",
     "check_along",
     "check_derivatives",
@@ -94,6 +102,8 @@ __all__ = [
     "leaf_names",
     "locate",
     "monitor",
+    "probe_slot",
+    "probe_statistics",
     "rules",
     "self_test",
     "stack_names",

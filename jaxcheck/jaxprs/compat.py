@@ -100,6 +100,12 @@ def varying_axes(value: Any) -> frozenset[str]:
     return _axes(_variation(jax.typeof(value))[1])
 
 
+def varied(value: Any, axes: frozenset[str]) -> Any:
+    """``value``, known to vary over ``axes`` too; the transpose sums over these."""
+    missing = tuple(sorted(axes - varying_axes(value)))
+    return jax.lax.pcast(value, missing, to="varying") if missing else value
+
+
 def copies(value: Any, varying: Any) -> int:
     """On how many devices ``value`` is known to be the same, inside shard_map.
 
