@@ -28,9 +28,23 @@ class Count(NamedTuple):
     rough: jax.Array
     exact: jax.Array
 
+    @classmethod
+    def of(cls, counts: jax.Array, dtype: Any) -> Count:
+        """From sums of what ``countable`` gives."""
+        if jnp.issubdtype(counts.dtype, jnp.integer):
+            return cls(counts.astype(dtype), counts)
+        fits = counts < _SURE
+        exact = jnp.where(fits, counts, 0).astype(jnp.int32)
+        return cls(counts, jnp.where(fits, exact, _MOST))
+
     def joined(self, join: Join) -> Count:
         """Of several rows together."""
         return _saturated(join.add(self.rough), join.add(self.exact))
+
+
+def countable(flags: jax.Array, dtype: Any) -> jax.Array:
+    """Flags as numbers whose sum does not wrap around."""
+    return flags.astype(jnp.int32 if flags.size <= _MOST else dtype)
 
 
 def count(flags: jax.Array, axes: tuple[int, ...], dtype: Any) -> Count:

@@ -1,7 +1,8 @@
-"""Norms of all leaves in one pass, and of what goes wrong in it the cause.
+"""Norms of all leaves in one pass over each.
 
-An array is read once: the sum of its squares. Only if a sum is not finite, arrays are
-read again, for how many elements are not, and for the norm of the others.
+An array is read once: for the sum of the squares of its finite elements, and for how
+many others there are. Only if a sum overflows, arrays are read again, with a scale that
+is theirs.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcheck.training.counts import Count, countable
 from jaxcheck.training.leaves import Entry
 from jaxcheck.training.placement import ROWS, across, replicated, split_over
-from jaxcheck.training.sizes import Size, as_real, size_of, sum_squares
+from jaxcheck.training.sizes import Size, as_real, size_of
+from jaxcheck.training.sums import summed
 
 # Powers of two that elements are multiplied by, so that squares of small ones do not
-# vanish; squares of large ones overflow all the sooner, and are then read again.
+# vanish; those of large ones overflow all the sooner, and are then read again.
 _SCALE = {32: 2.0**46, 64: 2.0**300}
 
 
@@ -45,43 +48,49 @@ def norms_of(
         dtype: float32 or float64, in which sums are taken.
     """
     scale = _SCALE[jnp.finfo(dtype).bits]
-    pairs = list(zip(entries, arrays, strict=True))
-    sums = jnp.concatenate([_squares(e, x, axes, dtype, scale) for e, x in pairs])
+    pairs = zip(entries, arrays, strict=True)
+    rows = [_once(entry, array, axes, dtype, scale) for entry, array in pairs]
+    sums = jnp.concatenate([squares for squares, _ in rows])
+    bad: Count = jax.tree.map(
+        lambda *counts: jnp.concatenate(counts), *(count for _, count in rows)
+    )
 
-    def bare(_: Any) -> Norms:
+    def bare(_: Any) -> jax.Array:
         largest = jnp.max(sums)
         unit = jnp.where(largest > 0, largest, 1)
         total = jnp.sqrt(largest) * jnp.sqrt(jnp.sum(sums / unit))
-        norm = jnp.append(jnp.sqrt(sums), total) / scale
-        # zeros, which vary over devices as the norms do
-        return Norms(norm, (~jnp.isfinite(norm)).astype(jnp.int32))
+        return jnp.append(jnp.sqrt(sums), total) / scale
 
-    def again(arrays: Sequence[Any]) -> Norms:
+    def again(arrays: Sequence[Any]) -> jax.Array:
         pairs = zip(entries, arrays, strict=True)
-        parts = [_size(e, x, axes, dtype) for e, x in pairs]
-        rows: Size = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-        total = rows.joined(ROWS)
-        norm = jnp.append(rows.norm, total.norm)
-        return Norms(norm, jnp.append(rows.nonfinite.exact, total.nonfinite.exact))
+        parts = [_size(entry, array, axes, dtype) for entry, array in pairs]
+        sizes: Size = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        return jnp.append(sizes.norm, sizes.joined(ROWS).norm)
 
-    return jax.lax.cond(jnp.all(jnp.isfinite(sums)), bare, again, list(arrays))
+    fits = jnp.all(jnp.isfinite(sums))
+    norm = jax.lax.cond(fits, bare, again, list(arrays))
+    return Norms(norm, jnp.append(bad.exact, bad.joined(ROWS).exact))
 
 
-def _squares(
+def _once(
     entry: Entry, array: Any, axes: tuple[str, ...], dtype: Any, scale: float
-) -> jax.Array:
-    total = sum_squares(as_real(array, dtype) * scale, entry.reduced)
+) -> tuple[jax.Array, Count]:
+    value = as_real(array, dtype)
+    finite = jnp.isfinite(value)
+    square = jnp.square(jnp.where(finite, value, 0) * scale)
+    squares, bad = summed([square, countable(~finite, dtype)], entry.axis)
+    rows = squares, Count.of(bad, dtype)
     if split := split_over(axes, array):
-        total = jax.lax.psum(total, split)
-    return _rows(entry, replicated(total))
+        join = across(split)
+        rows = join.add(squares), rows[1].joined(join)
+    return jax.tree.map(lambda x: _rows(entry, replicated(x)), rows)
 
 
 def _size(entry: Entry, array: Any, axes: tuple[str, ...], dtype: Any) -> Size:
     size = size_of(as_real(array, dtype), entry.reduced)
     if split := split_over(axes, array):
         size = size.joined(across(split))
-    size = jax.tree.map(replicated, size)
-    return jax.tree.map(lambda x: _rows(entry, x), size)
+    return jax.tree.map(lambda x: _rows(entry, replicated(x)), size)
 
 
 def _rows(entry: Entry, value: jax.Array) -> jax.Array:

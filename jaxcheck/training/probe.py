@@ -15,7 +15,6 @@ This module judges nothing, and deliberately measures no maximum: maxima do not 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,12 +25,11 @@ from jaxcheck.errors import InvalidInputError
 from jaxcheck.jaxprs import compat
 from jaxcheck.training.moments import over
 from jaxcheck.training.sizes import as_real
+from jaxcheck.training.sums import summed
 from jaxcheck.trees import partition
 
 # Σ of squares of large, medium and small elements; zeros, non-finite ones, all.
 _FIELDS = 6
-# So many elements, or whole axes, are summed one after the other; then their sums are.
-_TOGETHER = 256
 _MOST = 2**31 - 1
 
 
@@ -225,29 +223,8 @@ def _counted(cotangent: jax.Array, dtype: Any) -> jax.Array:
         (value == 0).astype(jnp.int32),
         (~finite).astype(jnp.int32),
     ]
-    sums = [total.astype(dtype) for total in _summed(terms)]
+    sums = [total.astype(dtype) for total in summed(terms)]
     return jnp.stack([*sums, jnp.full_like(sums[0], cotangent.size)])
-
-
-def _summed(terms: list[jax.Array]) -> list[jax.Array]:
-    """Sums of arrays of one shape, in one pass that holds none of them in memory.
-
-    One reduction of them all: XLA fuses what they are computed from into it, on CPU
-    too, where reductions of their own would each be handed a full array.
-    """
-    while shape := terms[0].shape:
-        first, count = len(shape), 1
-        while first and count < _TOGETHER:
-            first -= 1
-            count *= shape[first]
-        zeros = [np.zeros((), term.dtype) for term in terms]
-        axes = tuple(range(first, len(shape)))
-        terms = list(jax.lax.reduce(terms, zeros, _added, axes))
-    return terms
-
-
-def _added(left: Sequence[jax.Array], right: Sequence[jax.Array]) -> list[jax.Array]:
-    return [a + b for a, b in zip(left, right, strict=True)]
 
 
 def _units(dtype: Any) -> tuple[float, float, float]:
