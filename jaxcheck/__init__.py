@@ -29,6 +29,7 @@ from jaxcheck.testing.asserts import (
     assert_training_healthy,
     assert_update_correct,
 )
+from jaxcheck.training.audit import Audit, AuditState, audit
 from jaxcheck.training.diagnosis import diagnose
 from jaxcheck.training.health import HealthFinding, HealthReport
 from jaxcheck.training.histogram import histogram_edges
@@ -55,6 +56,8 @@ __version__ = "0.1.0"
 __all__ = [
     "HEALTH_RULES",
     "AlongReport",
+    "Audit",
+    "AuditState",
     "Coordinate",
     "DerivativeCheck",
     "DerivativeReport",
@@ -89,6 +92,7 @@ __all__ = [
     "assert_train_step_correct",
     "assert_training_healthy",
     "assert_update_correct",
+    "audit",
     "backward_probe",
     "check",
     "check_along",

@@ -136,41 +136,41 @@ def in_float64(traced: TracedLoss) -> TracedLoss:
     )
 
 
-def loss_of(out: Any, *, has_aux: bool) -> Any:
+def loss_of(out: Any, *, has_aux: bool, caller: str = "check") -> Any:
     """The scalar in what a loss function returned, or a clear refusal."""
     got = _spell(out)
     if has_aux:
         if not (isinstance(out, tuple | list) and len(out) == 2):  # pyright: ignore[reportUnknownArgumentType]
             raise InvalidInputError(
-                "`check(loss_fn=..., has_aux=True)` must return (loss, aux); it "
+                f"`{caller}(loss_fn=..., has_aux=True)` must return (loss, aux); it "
                 f"returned {got}. Return a pair, or leave has_aux out."
             )
         out = out[0]  # pyright: ignore[reportUnknownVariableType]
         got = _spell(out)
     elif isinstance(out, tuple | list):
         raise InvalidInputError(
-            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. If "
+            f"`{caller}(loss_fn=...)` must return a real scalar; it returned {got}. If "
             "that is (loss, aux), pass has_aux=True; else return the loss alone."
         )
     if not (hasattr(out, "dtype") or isinstance(out, bool | int | float | complex)):
         raise InvalidInputError(
-            f"`check(loss_fn=...)` must return a real scalar; it returned {got}."
+            f"`{caller}(loss_fn=...)` must return a real scalar; it returned {got}."
         )
     loss: Any = jnp.asarray(out)
     if loss.shape != ():
         raise InvalidInputError(
-            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. "
+            f"`{caller}(loss_fn=...)` must return a real scalar; it returned {got}. "
             "Reduce it, e.g. with jnp.mean, or return (loss, aux) with has_aux=True."
         )
     if jnp.issubdtype(loss.dtype, jnp.complexfloating):
         raise InvalidInputError(
-            f"`check(loss_fn=...)` must return a real scalar; it returned {got}. Take "
-            "jnp.real, or jnp.abs(z)**2, of a complex loss."
+            f"`{caller}(loss_fn=...)` must return a real scalar; it returned {got}. "
+            "Take jnp.real, or jnp.abs(z)**2, of a complex loss."
         )
     if not jnp.issubdtype(loss.dtype, jnp.floating):
         raise InvalidInputError(
-            f"`check(loss_fn=...)` must return a floating scalar; it returned {got}, "
-            "which has no gradient. Compute the loss in a floating dtype."
+            f"`{caller}(loss_fn=...)` must return a floating scalar; it returned {got}"
+            ", which has no gradient. Compute the loss in a floating dtype."
         )
     return loss
 

@@ -10,6 +10,7 @@ import difflib
 import itertools
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,11 @@ class Entry(NamedTuple):
     path: str
     shape: tuple[int, ...]
     axis: int | None = None
+
+    @property
+    def token(self) -> int:
+        """A number that depends on the path alone, to key the leaf's randomness."""
+        return zlib.crc32(self.path.encode())
 
     @property
     def rows(self) -> int:
