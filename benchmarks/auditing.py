@@ -6,7 +6,6 @@ agrees evaluates the loss five times; two audits in 200 steps is what is measure
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from benchmarks import results
 
 STEPS = 200
 EVERY = 100
-SHAPES = ((64, 256), (512, 256), (512, 1024))  # batch, width
+SHAPES = ((64, 64), (256, 128), (256, 256))  # batch, width
 
 
 def loss_fn(params: Any, x: Any) -> Any:
@@ -80,14 +79,12 @@ def measure(batch: int, width: int, repetitions: int) -> dict[str, Any]:
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     for row in rows:
-        ratios = [
-            b / a
-            for a, b in zip(row["plain_seconds"], row["audited_seconds"], strict=True)
-        ]
+        # The fastest runs: what two audits add is less than what other programs do.
+        plain, audited = min(row["plain_seconds"]), min(row["audited_seconds"])
         yield [
             f"{row['batch']} x {row['width']}",
-            f"{1e3 * statistics.median(row['plain_seconds']) / STEPS:.2f} ms",
-            f"{statistics.median(ratios):.3f}",
+            f"{1e3 * plain / STEPS:.2f} ms",
+            f"{audited / plain:.3f}",
             f"{row['first_plain']:.1f} s",
             f"{row['first_audited']:.1f} s",
         ]
