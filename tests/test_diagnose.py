@@ -247,6 +247,16 @@ def test_always_clipped():
     assert found["always_clipped"].value == 1.0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite(value):
+    tx = monitor(optax.sgd(0.1))
+    params = mlp()
+    state = tx.init(params)
+    for loss in (1.0, value, 1.0):
+        _, state = tx.update(params, state, params, value=jnp.float32(loss))
+    assert findings(state, params)["nonfinite_loss"].step == 1
+
+
 def test_a_loss_that_does_not_move():
     batches = jax.tree.map(lambda x: jnp.stack([x[0]] * 60), data())
     params, state = train(monitor(optax.sgd(1e-12)), mlp(), batches=batches)

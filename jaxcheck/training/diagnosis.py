@@ -10,9 +10,9 @@ from typing import Any
 from jaxcheck.reports.values import Verdict
 from jaxcheck.training.health import HealthReport
 from jaxcheck.training.leaves import Stacked
-from jaxcheck.training.seen import Seen, seen_of
+from jaxcheck.training.seen import FEWEST, Seen, seen_of
 from jaxcheck.training.surroundings import blinded
-from jaxcheck.training.symptoms import FEWEST, HEALTH_RULES, Rule, name_of
+from jaxcheck.training.symptoms import HEALTH_RULES, Rule, name_of
 
 
 def diagnose(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import optax
 
 QUANTITIES = ("gradient", "update", "parameter")
-_GRADIENT, _UPDATE, _PARAMETER = range(3)
+GRADIENT, UPDATE, PARAMETER = range(3)
 # In a ring, where nothing was measured. What is not finite is NaN there.
 UNMEASURED = -1.0
 # Share of updates that are lost which is most of them.
@@ -58,7 +58,8 @@ class MonitorState(NamedTuple):
         clipped: steps in which the optimizer clipped; -1 if it is not known to.
         recent: ``[window, 3, R]``, the last norms: that of step t in row t % window.
             -1 where nothing was measured, NaN where elements were not finite.
-        losses: ``[window]``, likewise the ``value`` that ``update`` was given, or NaN.
+        losses: ``[window]``, likewise the ``value`` that ``update`` was given; infinity
+            for one that is NaN, NaN where there was none.
     """
 
     inner: Any
@@ -246,7 +247,7 @@ def _seen(
     def measured(k: int, arrays: list[Any] | None) -> tuple[Norms, Any]:
         if arrays is None:
             return last[k], False
-        if settings.every == 1 or k == _GRADIENT:
+        if settings.every == 1 or k == GRADIENT:
             return norms_of(entries, arrays, settings.axes, dtype), True
         return jax.lax.cond(
             due,
@@ -260,11 +261,14 @@ def _seen(
     now = jnp.stack([jnp.asarray(x) for _, x in found])
     seen = _counted(state, norms, now)
     seen = _looked(settings, entries, seen, (gradient, param, update))
-    loss = jnp.asarray(extra.get("value", jnp.nan), dtype)
+    loss = jnp.full((), jnp.nan, dtype)
+    if extra.get("value") is not None:
+        given = jnp.asarray(extra["value"], dtype)
+        loss = jnp.where(jnp.isnan(given), jnp.inf, given)
     return seen._replace(
         inner=inner,
         step=step + 1,
-        clipped=state.clipped + _clips(settings.clip, norms.norm[_GRADIENT, -1]),
+        clipped=state.clipped + _clips(settings.clip, norms.norm[GRADIENT, -1]),
         losses=state.losses.at[step % len(state.losses)].set(loss),
     )
 
@@ -301,8 +305,8 @@ def _counted(state: MonitorState, norms: Norms, now: jax.Array) -> MonitorState:
     sound = now & (nonfinite == 0)
     zero = sound & (norm == 0)
     moves = sound & ~zero
-    update, param = norm[_UPDATE], norm[_PARAMETER]
-    is_ratio = moves[_UPDATE] & moves[_PARAMETER]
+    update, param = norm[UPDATE], norm[PARAMETER]
+    is_ratio = moves[UPDATE] & moves[PARAMETER]
     ratio = update / jnp.where(is_ratio, param, 1)
     row = jnp.where(bad, jnp.nan, jnp.where(now, norm, UNMEASURED))
     step = state.step
@@ -332,7 +336,7 @@ def _looked(
     An update that is zero everywhere is waited out: between accumulated gradients
     there is nothing to see.
     """
-    idle = state.recent[state.step % len(state.recent), _UPDATE, -1] == 0
+    idle = state.recent[state.step % len(state.recent), UPDATE, -1] == 0
     due = (state.step - state.looked >= settings.details) & ~idle
     # slices are taken out here: a branch that reads whole parameters and updates keeps
     # both alive, and costs a copy even if it is not taken

@@ -18,6 +18,9 @@ from jaxcheck.trees import by_path
 
 Array = Any
 
+# Measurements without which nothing is said of what is usual.
+FEWEST = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -34,7 +37,7 @@ class Seen:
         steps: numbers of the steps that are kept, rising.
         norms: ``[len(steps), 3, R]``, of gradient, update and parameters; -1 where
             nothing was measured, NaN where elements were not finite.
-        losses: ``[len(steps)]``, NaN where there is none.
+        losses: ``[len(steps)]``, NaN where there is none, infinity for a NaN.
     """
 
     names: tuple[str, ...]
@@ -86,6 +89,11 @@ class Seen:
             norms=self.norms[..., keep],
             losses=self.losses,
         )
+
+    def naming(self, rows: Array) -> dict[str, Any]:
+        """The fields of a finding that name leaves; the first of ``rows`` leads."""
+        names = [self.names[k] for k in rows]
+        return {"leaf": names[0] if names else None, "others": tuple(names[1:])}
 
     def usual(self, quantity: int) -> Array:
         """The usual norms ``[R]``, NaN where nothing healthy was seen."""
