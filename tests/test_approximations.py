@@ -20,7 +20,9 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("mode", ["exhaustive", "directional"])
+@pytest.mark.parametrize(
+    "mode", ["exhaustive", pytest.param("directional", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", POINTS)
 def test_an_approximation_in_float32_is_correct(name, mode):
     function, points = POINTS[name]

@@ -53,11 +53,22 @@ def times_four(grads):
     return jax.tree.map(lambda g: 4 * g, grads)
 
 
+def some(names, every):
+    """Every so many of them by default; the others are slow."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if k % every else [])
+        for k, name in enumerate(names)
+    ]
+
+
 AT_ONCE = ["times four", "sign of a leaf", "leaf of zeros", "nan", "bit"]
 
 
-@pytest.mark.parametrize("fault", AT_ONCE)
-@pytest.mark.parametrize("loss_fn", [audited.smooth, audited.kinked])
+@pytest.mark.parametrize("fault", some(AT_ONCE, 2))
+@pytest.mark.parametrize(
+    "loss_fn",
+    [audited.smooth, pytest.param(audited.kinked, marks=pytest.mark.slow)],
+)
 def test_large_faults_are_found_at_once(loss_fn, fault):
     state, _ = audited.trained(loss_fn, audited.network(), 5, fault=fault)
     assert int(state.first_wrong_step) == 0
@@ -66,7 +77,7 @@ def test_large_faults_are_found_at_once(loss_fn, fault):
 SOON = ["1% first", "1% second", "1% third", "rows left out", "transposed"]
 
 
-@pytest.mark.parametrize("fault", SOON)
+@pytest.mark.parametrize("fault", some(SOON, 2))
 def test_small_faults_are_found_within_five(fault):
     for seed in range(3):
         params = audited.network(seed)
@@ -96,7 +107,9 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", ["smooth", "dropout"])
+@pytest.mark.parametrize(
+    "name", ["smooth", pytest.param("dropout", marks=pytest.mark.slow)]
+)
 def test_no_false_alarm(name):
     loss_fn, dtype = RIGHT[name]
     state, _ = audited.trained(loss_fn, audited.network(dtype=dtype), 50)
@@ -190,7 +203,7 @@ def test_state_keeps_the_first_failure():
     np.testing.assert_allclose(state.worst_ratio, ratio, rtol=1e-6)
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_structure_and_dtypes_are_stable(x64):
     with jax.enable_x64(x64):
         params = jax.tree.map(lambda p: p.astype(float), PARAMS)
@@ -265,6 +278,7 @@ def test_gradient_of_something_else():
 # ---- transformations and devices
 
 
+@pytest.mark.slow
 def test_vmapped_ensemble():
     many = jax.tree.map(lambda p: jnp.stack([p, 2 * p, -p]), PARAMS)
     factors = jnp.array([1.0, 1.0, 1.5])

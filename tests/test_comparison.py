@@ -239,7 +239,14 @@ def verdicts(report):
 
 
 WANTED = {"['bad']": "wrong", "['good']": "correct", "['flat']": "correct"}
-MODES = pytest.mark.parametrize("mode", ["exhaustive", "directional", "sampled"])
+MODES = pytest.mark.parametrize(
+    "mode",
+    [
+        "directional",
+        pytest.param("exhaustive", marks=pytest.mark.slow),
+        pytest.param("sampled", marks=pytest.mark.slow),
+    ],
+)
 
 
 @MODES

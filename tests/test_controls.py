@@ -33,7 +33,7 @@ def expected_verdicts(params, *, settled):
     return expected
 
 
-@pytest.mark.parametrize(("control", "mode", "x64"), variants_of(CONTROLS, every=2))
+@pytest.mark.parametrize(("control", "mode", "x64"), variants_of(CONTROLS, every=4))
 def test_control_is_correct(control, mode, x64):
     with jax.enable_x64(x64):
         loss_fn, params, args = control.build()

@@ -314,7 +314,13 @@ HEALTHY = {
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if k % 2 else [])
+        for k, name in enumerate(HEALTHY)
+    ],
+)
 def test_healthy_training(name, seed):
     tx = monitor(HEALTHY[name]())
     params, state = train(tx, mlp(seed=seed), batches=data(seed=seed + 10))
