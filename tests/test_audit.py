@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 import jaxcheck
 from jaxcheck import Audit, AuditState, audit
 from tests.programs import audited
+from tests.test_optimizers_table import some
 
 needs_four_devices = pytest.mark.skipif(
     len(jax.devices()) < 4, reason="needs four devices"
@@ -51,14 +52,6 @@ def verdict(result):
 
 def times_four(grads):
     return jax.tree.map(lambda g: 4 * g, grads)
-
-
-def some(names, every):
-    """Every so many of them by default; the others are slow."""
-    return [
-        pytest.param(name, marks=[pytest.mark.slow] if k % every else [])
-        for k, name in enumerate(names)
-    ]
 
 
 AT_ONCE = ["times four", "sign of a leaf", "leaf of zeros", "nan", "bit"]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxcheck
 from jaxcheck import HealthError, HealthFinding, Verdict, diagnose, monitor
@@ -344,6 +345,19 @@ def test_the_report_reads_well_and_is_a_value():
     assert report.to_dict()["findings"][0]["step"] == AT
     with pytest.raises(HealthError, match="nonfinite_gradient"):
         jaxcheck.assert_training_healthy(state, params)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_optimizer_of_nnx(whole):
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, monitor(optax.adam(1e-3)), wrt=nnx.Param)
+    for scale in (1.0, jnp.nan):
+        grads = nnx.grad(lambda m, s=scale: s * m(jnp.ones((1, 3))).sum())(model)
+        optimizer.update(model, grads)
+    state = optimizer if whole else optimizer.opt_state
+    found = findings(state, nnx.state(model, nnx.Param))
+    assert found["nonfinite_gradient"].step == 1
+    assert "kernel" in "".join(found["nonfinite_gradient"].others)
 
 
 def test_before_the_first_step():

@@ -16,6 +16,7 @@ from optax import contrib
 from jaxcheck import InvalidInputError, Verdict, check_update, rules
 from jaxcheck.updates.inputs import asked
 from jaxcheck.updates.noise import WithNoise
+from tests.test_optimizers_table import some
 
 RATE, ETA, GAMMA = 1e-2, 0.04, 0.55
 CLIP, MULTIPLIER = 2.0, 0.5
@@ -281,14 +282,6 @@ MUTANTS = {
         "with momentum=0.8",
     ),
 }
-
-
-def some(names, every):
-    """Every so many of them by default; the others are slow."""
-    return [
-        pytest.param(name, marks=[pytest.mark.slow] if k % every else [])
-        for k, name in enumerate(names)
-    ]
 
 
 @pytest.mark.parametrize("name", some(MUTANTS, 7))

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcheck.errors import InvalidInputError
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.precision import coarsest_eps
 from jaxcheck.jaxprs.trace import loss_of
@@ -195,6 +196,11 @@ def audit(
     computed = coarsest_eps(compat.make_program(loss, (values,)))
     computed = max(computed, float(jnp.finfo(dtype).eps))
     eps = max(computed, *(float(jnp.finfo(d).eps) for d in dtypes))
+    if not hasattr(key, "dtype"):
+        raise InvalidInputError(
+            "`audit(key=...)` must be a jax.random key, such as jax.random.key(0); got "
+            f"{key!r}."
+        )
     words = jax.random.bits(key, (_DIRECTIONS, 2), jnp.uint32)
     here = loss(values).astype(dtype)
 

@@ -33,9 +33,7 @@ class Count(NamedTuple):
         """From sums of what ``countable`` gives."""
         if jnp.issubdtype(counts.dtype, jnp.integer):
             return cls(counts.astype(dtype), counts)
-        fits = counts < _SURE
-        exact = jnp.where(fits, counts, 0).astype(jnp.int32)
-        return cls(counts, jnp.where(fits, exact, _MOST))
+        return _saturated(counts, jnp.minimum(counts, _SURE).astype(jnp.int32))
 
     def joined(self, join: Join) -> Count:
         """Of several rows together."""

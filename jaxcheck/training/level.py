@@ -17,14 +17,14 @@ import jax.numpy as jnp
 # Share of a new value in the averages, once there are enough of them.
 _RATE = 0.02
 # Healthy values that are needed before one can be unusual.
-_WARM = 20
+WARM = 20
 # Deviations that make a spike, and the least that counts as one: a factor of 4.5.
-_DEVIATIONS = 6.0
+DEVIATIONS = 6.0
 _LEAST = 0.25
 # Spikes in a row that are a new usual, and large values in a row that are growth.
 _SETTLED = 10
 # Times the size after the warm-up that is growth.
-_GROWTH = 100.0
+GROWTH = 100.0
 
 
 class Level(NamedTuple):
@@ -89,10 +89,10 @@ def observed(level: Level, norm: jax.Array, sound: jax.Array, step: jax.Array) -
     """
     healthy = sound & (norm > 0)
     value = jnp.log(jnp.where(healthy, norm, 1))  # infinite if the norm overflows
-    warm = level.seen >= _WARM
+    warm = level.seen >= WARM
     deviation = jnp.maximum(jnp.sqrt(level.variance), _LEAST)
     off = (value - level.mean) / deviation
-    spike = healthy & ((warm & (off > _DEVIATIONS)) | jnp.isinf(value))
+    spike = healthy & ((warm & (off > DEVIATIONS)) | jnp.isinf(value))
     run = jnp.where(spike, level.run + 1, jnp.where(healthy, 0, level.run))
     settled = spike & (run >= _SETTLED) & jnp.isfinite(value)
     taken = healthy & ~spike
@@ -102,8 +102,8 @@ def observed(level: Level, norm: jax.Array, sound: jax.Array, step: jax.Array) -
     mean = level.mean + share * difference
     spread = (1 - share) * (level.variance + share * difference**2)
     mean = jnp.where(settled, value, mean)
-    start = jnp.where(taken & (seen == _WARM), mean, level.start)
-    is_high = healthy & warm & (value - level.start > math.log(_GROWTH))
+    start = jnp.where(taken & (seen == WARM), mean, level.start)
+    is_high = healthy & warm & (value - level.start > math.log(GROWTH))
     high = jnp.where(is_high, level.high + 1, jnp.where(healthy, 0, level.high))
     return Level(
         mean=mean,

@@ -13,13 +13,27 @@ import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.training.leaves import Stacked, compiled, entries_of, nearest
+from jaxcheck.training.level import WARM, Level
 from jaxcheck.training.monitor import MonitorState
+from jaxcheck.training.samples import Details
 from jaxcheck.trees import by_path
 
 Array = Any
 
 # Measurements without which nothing is said of what is usual.
-FEWEST = 20
+FEWEST = WARM
+
+
+def _blank(kind: Any) -> Any:
+    return kind(*range(len(kind._fields)))
+
+
+# Of a state without that of the optimizer inside.
+_STRUCTURE = jax.tree.structure(
+    _blank(MonitorState)._replace(
+        inner=(), level=_blank(Level), details=_blank(Details)
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +133,7 @@ def seen_of(opt_state: Any, params: Any, stacked: Stacked) -> Seen:
             f"`stacked`: it has {rows} leaves and layers, the monitor "
             f"{state.norm.shape[-1] - 1}."
         )
-    host: MonitorState = jax.tree.map(np.asarray, state._replace(inner=()))
+    host: MonitorState = jax.tree.map(np.asarray, state)
     count, window = int(host.step), len(host.recent)
     steps = np.arange(max(0, count - window), count)
 
@@ -151,13 +165,16 @@ def _monitor_in(opt_state: Any) -> MonitorState:
                 else "Wrap the optimizer: jaxcheck.monitor(tx)."
             )
         )
-    if np.ndim(monitors[0].step) != 0:
+    # flax.nnx has variables in place of arrays, each with the array as its one leaf
+    arrays = jax.tree.leaves(monitors[0]._replace(inner=()))
+    state: MonitorState = jax.tree.unflatten(_STRUCTURE, arrays)
+    if np.ndim(state.step) != 0:
         raise InvalidInputError(
             "`diagnose(opt_state=...)` must be the state of one run; it is of "
-            f"{np.shape(monitors[0].step)}. Give one member: "
+            f"{np.shape(state.step)}. Give one member: "
             "jax.tree.map(lambda x: x[0], opt_state)."
         )
-    return monitors[0]
+    return state
 
 
 def _is_monitor(value: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcheck.reports.numbers import counted, significant
 from jaxcheck.training.health import HealthFinding
+from jaxcheck.training.level import DEVIATIONS, GROWTH, WARM
 from jaxcheck.training.monitor import GRADIENT, PARAMETER, QUANTITIES, UPDATE
 from jaxcheck.training.seen import FEWEST, Seen
 
@@ -49,7 +50,7 @@ class Spike:
                 **seen.naming(rows[:1]),
                 step=step,
                 value=largest,
-                threshold=6.0,
+                threshold=DEVIATIONS,
                 causes=("an unusual batch", "a learning rate near the edge"),
                 remedies=(
                     "clip by the global norm, near the usual norm",
@@ -83,13 +84,13 @@ class Exploding:
                     float(level.mean[quantity, -1] - level.start[quantity, -1])
                 )
                 yield self._finding(
-                    f"the norm of the {QUANTITIES[quantity]} stays at more than 100 "
-                    f"times what it was in the first 20 steps; it is usually "
-                    f"{growth:.0f} times that now.",
+                    f"the norm of the {QUANTITIES[quantity]} stays at more than "
+                    f"{GROWTH:.0f} times what it was in the first {WARM} steps; it is "
+                    f"usually {growth:.0f} times that now.",
                     rows,
                     int(first[-1]),
                     growth,
-                    100.0,
+                    GROWTH,
                     seen,
                 )
         norms = seen.norms[:, GRADIENT, -1]
