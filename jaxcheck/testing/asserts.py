@@ -173,7 +173,7 @@ def assert_update_correct(
     steps: int = 8,
     gradients: Sequence[Any] | None = None,
     extra_args: Mapping[str, Sequence[Any]] | None = None,
-    samples: int | None = 16_384,
+    samples: int | None = 4_096,
     rtol: float = 1e-9,
     key: jax.Array | None = None,
 ) -> None:

@@ -8,6 +8,7 @@ to do as it does. To most optimizers one NaN is the end; nothing is asked of tho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -122,7 +123,8 @@ def _is_finite(value: Any) -> bool:
 
 def _of(problem: Problem, pattern: Sequence[str]) -> Problem:
     """The problem with the gradients of ``pattern``: finite ones, and of kinds."""
-    sound = [g for g in problem.gradients if _sound(g)] or problem.gradients
+    all_sound = (g for g in problem.gradients if _sound(g))
+    sound = list(islice(all_sound, len(pattern))) or problem.gradients
     extra = problem.extra
     gradients = [
         spoiled(sound[t % len(sound)], KINDS[kind]) if kind else sound[t % len(sound)]

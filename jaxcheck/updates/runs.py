@@ -7,7 +7,7 @@ error of one step is not carried into the next but by the state.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -17,9 +17,15 @@ import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.jaxprs import compat
-from jaxcheck.trees import by_path, is_inexact
+from jaxcheck.trees import by_path, is_inexact, on_host
 from jaxcheck.updates.fields import Field, fields_of
-from jaxcheck.updates.sampling import Sample, pick
+from jaxcheck.updates.sampling import (
+    Coordinates,
+    Sample,
+    coordinates,
+    gathered,
+    pick,
+)
 
 Array = Any
 # ``(gradients, params, state, step, **extra) -> (updates, state)``
@@ -66,6 +72,11 @@ class Problem(NamedTuple):
         """Of the leaves, by their paths."""
         return {path: np.shape(x) for path, x in by_path(self.params).items()}
 
+    @property
+    def narrow(self) -> Sequence[Any]:
+        """The gradients as they were given, before they are widened."""
+        return getattr(self.gradients, "given", self.gradients)
+
     def taken(self, tree: Any) -> Any:
         """The elements of a tree like the parameters that are compared."""
         leaves = by_path(tree).items()
@@ -79,10 +90,12 @@ class Run(NamedTuple):
     Attributes:
         moments: what each step did.
         params: what each step was given, on the host; the elements that are taken.
+        program: of the first step; None if no transformation ran.
     """
 
     moments: list[Moment]
     params: list[Any]
+    program: Any = None
 
 
 def problem_in_float64(problem: Problem) -> Problem:
@@ -100,16 +113,16 @@ class Widened(Sequence[Any]):
     """Gradients in float64, of which there is never more than one."""
 
     def __init__(self, given: Sequence[Any]) -> None:
-        self._given = given
+        self.given = given
 
     def __len__(self) -> int:
-        return len(self._given)
+        return len(self.given)
 
     def __getitem__(self, step: Any) -> Any:
         if isinstance(step, slice):
-            return Widened(self._given[step])
+            return Widened(self.given[step])
         with compat.x64(True):
-            return jax.tree.map(_wide, self._given[step])
+            return jax.tree.map(_wide, self.given[step])
 
 
 def _wide(value: Any) -> Any:
@@ -126,41 +139,122 @@ def run_transformation(tx: Any, problem: Problem) -> Run:
     Raises:
         InvalidInputError: if it needs an argument that it is not given.
     """
-    # of large leaves some elements are copied, and the state before is not looked at
-    update = jitted(tx, problem, donate=bool(problem.sample))
+    run, finite = _ran(tx, problem, count=not problem.sample)
+    # NaN and infinity stay in parameters, so that a look at the last ones is enough
+    return run if finite else _ran(tx, problem, count=True)[0]
+
+
+def _ran(tx: Any, problem: Problem, *, count: bool) -> tuple[Run, bool]:
+    """The run, and whether it is complete: all counted, or nothing to be counted."""
+    widen = isinstance(problem.gradients, Widened)
+    step = jax.jit(
+        _step,
+        static_argnames=("update", "widen", "count", *_functions(problem.extra)),
+        # of large leaves some elements are copied, and what was before is not looked at
+        donate_argnums=(1, 2) if problem.sample else (),
+    )
+    shapes = problem.shapes
+    at = coordinates(problem.sample, shapes)
+    how = {"update": tx.update, "widen": widen, "count": count}
     with compat.x64(problem.x64):
-        params = jax.tree.map(jnp.asarray, problem.params)
+        params = jax.tree.map(jnp.array, problem.params)  # copies, to be donated
         state = tx.init(params)
-        updates: Any = None
+        program: Any = None
         moments: list[Moment] = []
-        seen: list[Any] = []
-        for gradient, extra in zip(problem.gradients, problem.extra, strict=True):
-            if moments:
-                params = _moved(params, updates)
-            seen.append(problem.taken(params))
+        for gradient, extra in zip(problem.narrow, problem.extra, strict=True):
+            given = gradient, state, params, at
             try:
-                updates, state = update(gradient, state, params, **extra)
+                program = program or step.trace(*given, **how, **extra).jaxpr
+                did = step(*given, **how, **extra)
             except TypeError as error:
                 raise _missing(error) from error
-            moments.append(_moment(seen[-1], updates, state, problem))
-    return Run(moments, seen)
+            params, state = did.params, did.state
+            # a copy, where the next step may use the memory of what this one returned
+            taken = [
+                np.array(on_host(x)) if problem.sample else on_host(x)
+                for x in did.taken
+            ]
+            moments.append(_moment(taken, state, did.not_finite, shapes))
+        finite = count or bool(_all_finite(params))
+    treedef = jax.tree.structure(problem.params)
+    seen = [jax.tree.unflatten(treedef, moment.params.values()) for moment in moments]
+    return Run(moments, seen, program), finite
 
 
-def jitted(
-    tx: Any, problem: Problem, *, donate: bool = False
-) -> Callable[..., tuple[Any, Any]]:
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+
+
+class _Step(NamedTuple):
+    """What one step gives.
+
+    Attributes:
+        taken: of the parameters before it, the updates and the fields of the state.
+        state: after it.
+        params: the next ones, as ``optax.apply_updates`` makes them.
+        not_finite: how many elements of each update are NaN or infinite, if they were
+            counted; else 0.
+    """
+
+    taken: list[Array]
+    state: Any
+    params: Any
+    not_finite: list[Any]
+
+
+def _step(
+    gradient: Any,
+    state: Any,
+    params: Any,
+    at: Coordinates,
+    *,
+    update: Callable[..., tuple[Any, Any]],
+    widen: bool,
+    count: bool,
+    **extra: Any,
+) -> _Step:
+    """An update and the addition of it in one.
+
+    Args:
+        gradient: narrower than it is to be given, if ``widen``.
+        state: before.
+        params: before.
+        at: the elements that are taken.
+        update: of the transformation.
+        widen: whether the gradient is to be widened.
+        count: whether what is not finite is counted.
+        extra: what else the transformation is given.
+    """
+    if widen:
+        gradient = jax.tree.map(_wide, gradient)
+    updates, state = update(gradient, state, params, **extra)
+    shapes = {path: jnp.shape(x) for path, x in by_path(params).items()}
+    seen = [
+        *by_path(params).items(),
+        *by_path(updates).items(),
+        *_pairs(fields_of(state, shapes.keys())),
+    ]
+    return _Step(
+        gathered(seen, at, shapes),
+        state,
+        jax.tree.map(lambda p, u: jnp.asarray(p + u, p.dtype), params, updates),
+        [jnp.sum(~jnp.isfinite(u)) if count else 0 for u in jax.tree.leaves(updates)],
+    )
+
+
+def _pairs(fields: Sequence[Field]) -> list[tuple[str | None, Array]]:
+    return [leaf for field in fields for leaf in field.leaves.items()]
+
+
+def jitted(tx: Any, problem: Problem) -> Callable[..., tuple[Any, Any]]:
     """Its update, with what is given and is no array held fixed.
 
     Args:
         tx: a transformation.
         problem: what it is given.
-        donate: whether the memory of the state that it is given may be used again.
     """
-    return jax.jit(
-        tx.update,
-        static_argnames=_functions(problem.extra),
-        donate_argnums=(1,) if donate else (),
-    )
+    return jax.jit(tx.update, static_argnames=_functions(problem.extra))
 
 
 def run_reference(reference: Reference, run: Run, problem: Problem) -> list[Moment]:
@@ -173,43 +267,47 @@ def run_reference(reference: Reference, run: Run, problem: Problem) -> list[Mome
     moments: list[Moment] = []
     with compat.x64(True):
         for step, params in enumerate(run.params):
-            gradients = jax.tree.map(_wide, problem.taken(problem.gradients[step]))
+            gradients = jax.tree.map(_wide, problem.taken(problem.narrow[step]))
             extra = problem.extra[step]
             returned = reference(
                 gradients, jax.tree.map(_wide, params), state, step, **extra
             )
             updates, state = _pair(returned)
             _require_like(updates, params)
-            moments.append(_moment(params, updates, state, problem))
+            fields = fields_of(state, problem.shapes.keys())
+            seen = [
+                *jax.tree.leaves(params),
+                *jax.tree.leaves(updates),
+                *(x for _, x in _pairs(fields)),
+            ]
+            moments.append(_moment(map(on_host, seen), state, (), problem.shapes))
     return moments
 
 
-def _moment(params: Any, updates: Any, state: Any, problem: Problem) -> Moment:
-    shapes, sample = problem.shapes, problem.sample
+def _moment(
+    taken: Iterable[Array],
+    state: Any,
+    not_finite: Iterable[Any],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Moment:
+    """What was taken, by its names.
 
-    def taken(path: str | None, value: Any) -> Array:
-        return pick(value, path, shapes.get(path or "", ()), sample)
-
-    given, named = (
-        {path: np.asarray(value) for path, value in by_path(tree).items()}
-        for tree in (params, updates)
-    )
-    fields = [
-        field._replace(leaves={k: taken(k, x) for k, x in field.leaves.items()})
-        for field in fields_of(state, shapes.keys())
-    ]
+    Args:
+        taken: of the parameters, the updates and the fields of the state.
+        state: which has the names of its fields.
+        not_finite: how many elements of each update are.
+        shapes: of the parameters.
+    """
+    rest = iter(taken)
     return Moment(
-        given,
-        {path: taken(path, x) for path, x in named.items()},
-        fields,
-        {path: int(np.count_nonzero(~np.isfinite(x))) for path, x in named.items()},
+        {path: next(rest) for path in shapes},
+        {path: next(rest) for path in shapes},
+        [
+            field._replace(leaves={path: next(rest) for path in field.leaves})
+            for field in fields_of(state, shapes.keys())
+        ],
+        dict(zip(shapes, map(int, not_finite), strict=False)),
     )
-
-
-@jax.jit
-def _moved(params: Any, updates: Any) -> Any:
-    """As ``optax.apply_updates`` does it."""
-    return jax.tree.map(lambda p, u: jnp.asarray(p + u, p.dtype), params, updates)
 
 
 def _functions(extra: Sequence[Mapping[str, Any]]) -> list[str]:

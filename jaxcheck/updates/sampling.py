@@ -7,14 +7,12 @@ is where a kernel's last block is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.jaxprs import compat
 from jaxcheck.trees import by_path, on_host
 
 Array = Any
@@ -23,7 +21,7 @@ Array = Any
 Sample = Mapping[str, Array]
 
 # Of those taken, how many are at either end.
-_AT_AN_END = 1 / 16
+_AT_AN_END = 1 / 8
 
 
 def sample_of(params: Any, most: int, seed: Any) -> Sample:
@@ -60,12 +58,46 @@ def pick(
     """
     if path is None or path not in sample or np.shape(value) != shape:
         return on_host(value)
-    if not isinstance(value, jax.Array):
-        return np.ravel(value)[sample[path]]
-    with compat.x64(True):  # a leaf may have more elements than int32 counts
-        return np.asarray(_gathered(value, sample[path]))
+    if isinstance(value, jax.Array):  # and stays where it is, but for what is taken
+        return np.asarray(_indexed(value, _along_axes(sample[path], shape)))
+    return np.ravel(value)[sample[path]]
 
 
 @jax.jit
-def _gathered(value: Array, at: Array) -> Array:
-    return jnp.ravel(value)[at]
+def _indexed(value: Array, at: tuple[Array, ...]) -> Array:
+    return value[at]
+
+
+# What is taken as indices along each axis: a leaf may have more elements than int32
+# counts.
+Coordinates = Mapping[str, tuple[Array, ...]]
+
+
+def coordinates(sample: Sample, shapes: Mapping[str, tuple[int, ...]]) -> Coordinates:
+    """What ``sample`` takes of leaves of these shapes."""
+    return {path: _along_axes(at, shapes[path]) for path, at in sample.items()}
+
+
+def _along_axes(at: Array, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    return tuple(k.astype(np.uint32) for k in np.unravel_index(at, shape))
+
+
+def gathered(
+    pairs: Iterable[tuple[str | None, Array]],
+    at: Coordinates,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> list[Array]:
+    """What :func:`pick` takes, of many and inside of jit.
+
+    Args:
+        pairs: arrays, beside the path of the parameter that each belongs to.
+        at: what is taken.
+        shapes: of the parameters.
+    """
+
+    def taken(path: str | None, value: Array) -> Array:
+        if path is None or path not in at or value.shape != shapes[path]:
+            return value
+        return value[at[path]]
+
+    return [taken(path, value) for path, value in pairs]

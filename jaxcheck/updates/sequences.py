@@ -26,7 +26,7 @@ _BURST = 30.0
 # Of the gradient of one example beside that of the next.
 _APART = 100.0
 # A prime, so that rows of a matrix do not repeat.
-_BLOCK = 16_381
+_BLOCK = 4_093
 
 
 def hard_gradients(

@@ -41,7 +41,7 @@ def check_update(
     steps: int = 8,
     gradients: Sequence[Any] | None = None,
     extra_args: Mapping[str, Sequence[Any]] | None = None,
-    samples: int | None = 16_384,
+    samples: int | None = 4_096,
     rtol: float = 1e-9,
     key: Any = None,
 ) -> UpdateReport:
@@ -109,11 +109,11 @@ def check_update(
         require_count("check_update", "samples", samples)
     given = asked(tx, params, steps, gradients, extra_args, seed, rule)
     tx, problem = given.tx, given.problem
-    at_rest = from_rest(tx, problem)
     if rule is None:
-        return _screened(given, at_rest, seed)
+        return _screened(given, from_rest(tx, problem), seed)
     meant = rule_of(rule, given, samples, seed)
     problem = sampled(meant, problem, samples, seed)
+    at_rest = from_rest(tx, problem)
     found, tried = _held(tx, meant, problem, rtol, torch=is_torch_optimizer(rule))
     findings = [*found.findings, *at_rest]
     held, native, mismatch = found.held, found.native, found.mismatch

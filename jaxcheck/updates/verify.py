@@ -27,7 +27,6 @@ from jaxcheck.updates.runs import (
     Problem,
     Reference,
     Run,
-    jitted,
     problem_in_float64,
     reference_of,
     run_reference,
@@ -82,18 +81,25 @@ class Verification:
 
     def in_float64(self) -> Held:
         """In float64: are the formulas the same?"""
-        eps = least_precision(self._tx, self.wide)
-        narrow = eps > np.finfo(np.float64).eps
-        return self._held(self.wide, max(self._rtol, 8 * eps if narrow else 0.0))
+
+        def tolerance(eps: float) -> float:
+            narrow = eps > np.finfo(np.float64).eps
+            return max(self._rtol, 8 * eps if narrow else 0.0)
+
+        return self._held(self.wide, tolerance)
 
     def natively(self) -> Held:
         """In the dtypes of the parameters: does rounding spoil them?"""
-        eps = least_precision(self._tx, self.native)
-        tolerance = min(_MOST, eps * (_OPERATIONS + _amplification(self._rule)))
-        return self._held(self.native, max(self._rtol, tolerance))
+        lost = _OPERATIONS + _amplification(self._rule)
 
-    def _held(self, problem: Problem, tolerance: float) -> Held:
+        def tolerance(eps: float) -> float:
+            return max(self._rtol, min(_MOST, eps * lost))
+
+        return self._held(self.native, tolerance)
+
+    def _held(self, problem: Problem, allowed: Callable[[float], float]) -> Held:
         run = run_transformation(self._tx, problem)
+        tolerance = allowed(_least_precision(run.program, problem))
         wanted = run_reference(reference_of(self._rule), run, problem)
         compared = self._compared(problem, run, wanted, tolerance)
         compared = compared._replace(
@@ -256,14 +262,8 @@ def _placed(mismatch: Mismatch | None, problem: Problem) -> Mismatch | None:
     return mismatch._replace(at=tuple(int(k) for k in np.unravel_index(flat, shape)))
 
 
-def least_precision(tx: Any, problem: Problem) -> float:
+def _least_precision(program: Any, problem: Problem) -> float:
     """Roundoff of the narrowest dtype that the updates are computed in."""
-    with compat.x64(problem.x64):
-        given = problem.params, problem.gradients[0]
-        params, gradient = jax.eval_shape(lambda *trees: trees, *given)
-        state = jax.eval_shape(tx.init, params)
-        update: Any = jitted(tx, problem)
-        program = update.trace(gradient, state, params, **problem.extra[0]).jaxpr
     dtypes = {
         var.aval.dtype
         for eqn in interpret.equations(program)
