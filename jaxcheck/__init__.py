@@ -29,10 +29,12 @@ from jaxcheck.testing.asserts import (
     assert_training_healthy,
     assert_update_correct,
 )
+from jaxcheck.training import plots
 from jaxcheck.training.audit import Audit, AuditState, audit
 from jaxcheck.training.diagnosis import diagnose
 from jaxcheck.training.health import HealthFinding, HealthReport
 from jaxcheck.training.histogram import histogram_edges
+from jaxcheck.training.history import History
 from jaxcheck.training.leaves import leaf_names, stack_names
 from jaxcheck.training.monitor import MonitorState, monitor
 from jaxcheck.training.probe import (
@@ -41,6 +43,7 @@ from jaxcheck.training.probe import (
     probe_slot,
     probe_statistics,
 )
+from jaxcheck.training.replay import ReplayReport
 from jaxcheck.training.statistics import GradientStatistics, gradient_statistics
 from jaxcheck.training.symptoms import HEALTH_RULES
 from jaxcheck.updates import rules
@@ -72,6 +75,7 @@ __all__ = [
     "HealthError",
     "HealthFinding",
     "HealthReport",
+    "History",
     "Inferred",
     "InvalidInputError",
     "JaxcheckError",
@@ -79,6 +83,7 @@ __all__ = [
     "MonitorState",
     "PlantedFault",
     "ProbeStatistics",
+    "ReplayReport",
     "SelfTestReport",
     "SourceLine",
     "Stage",
@@ -106,6 +111,7 @@ __all__ = [
     "leaf_names",
     "locate",
     "monitor",
+    "plots",
     "probe_slot",
     "probe_statistics",
     "rules",

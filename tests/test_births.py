@@ -450,6 +450,13 @@ def remat_scan_over_layers(p):
     return jnp.sum(x)
 
 
+@case([1.0, 1.0, 1.0], "sqrt", "backward", "inf", then=("mul", "backward", "nan"))
+def root_beside_a_parameter_that_is_broadcast(p):
+    x = jnp.array([[1.0, 0.0, 3.0], [1.0, 2.0, 3.0]])
+    scaled = x * p  # then
+    return jnp.mean(jnp.sqrt(jnp.abs(scaled)))  # born
+
+
 # ---- custom rules
 
 

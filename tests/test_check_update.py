@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -432,3 +434,12 @@ def test_the_gradients_are_hard():
     assert all(
         np.array_equal(a["w"], b["w"]) for a, b in zip(drawn, again, strict=True)
     )
+
+
+def test_nothing_of_a_transformation_is_kept_when_it_is_gone():
+    tx = optax.adam(0.1)
+    alive = weakref.ref(tx.update)
+    assert check_update(tx, rule=rules.adam(0.1)).passed
+    del tx
+    gc.collect()
+    assert alive() is None

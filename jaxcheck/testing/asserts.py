@@ -261,7 +261,7 @@ def assert_train_step_correct(
 
 def assert_training_healthy(
     opt_state: Any,
-    params: Any,
+    params: Any = None,
     *,
     stacked: Stacked = (),
     ignore: str | Sequence[str] = (),

@@ -7,8 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jaxcheck.errors import InvalidInputError
 from jaxcheck.reports.values import Verdict
 from jaxcheck.training.health import HealthReport
+from jaxcheck.training.history import History
 from jaxcheck.training.leaves import Stacked
 from jaxcheck.training.seen import FEWEST, Seen, seen_of
 from jaxcheck.training.surroundings import blinded
@@ -17,7 +19,7 @@ from jaxcheck.training.symptoms import HEALTH_RULES, Rule, name_of
 
 def diagnose(
     opt_state: Any,
-    params: Any,
+    params: Any = None,
     *,
     stacked: Stacked = (),
     ignore: str | Sequence[str] = (),
@@ -35,8 +37,10 @@ def diagnose(
 
     Args:
         opt_state: a pytree that holds the state of one monitor: the state of the
-            optimizer, a ``TrainState``, ...
-        params: the parameters, or a tree with their structure, shapes and dtypes.
+            optimizer, a ``TrainState``, ...; or a ``jaxcheck.History``, which knows
+            all steps, and its parameters.
+        params: the parameters, or a tree with their structure, shapes and dtypes; None
+            with a history.
         stacked: as it was given to ``monitor``.
         ignore: leaves that are not judged, e.g. because they are frozen: patterns of
             their paths as for ``stacked``.
@@ -59,7 +63,11 @@ def diagnose(
         >>> finding.rule, finding.leaf, finding.step
         ('nonfinite_gradient', "['w']", 0)
     """
-    seen = seen_of(opt_state, params, stacked)
+    if isinstance(opt_state, History):
+        _require_known_by_history(params, stacked)
+        seen, opt_state = opt_state.seen(), opt_state.surroundings()
+    else:
+        seen = seen_of("diagnose", opt_state, params, stacked)
     steps, ignored = int(seen.state.step), seen.matching("diagnose", ignore)
     judged = seen.without(ignored)
     findings = ()
@@ -80,6 +88,14 @@ def diagnose(
         usual_norm=_known(seen.usual(0)[-1]),
         update_ratio=_known(seen.state.update_ratio[-1]),
     )
+
+
+def _require_known_by_history(params: Any, stacked: Stacked) -> None:
+    if params is not None or stacked:
+        raise InvalidInputError(
+            "`diagnose(opt_state=...)` is a History, which has its own `params` and "
+            "`stacked`; leave them out."
+        )
 
 
 def _known(value: Any) -> float | None:

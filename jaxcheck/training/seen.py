@@ -117,19 +117,25 @@ class Seen:
             return np.where(known, np.exp(level.mean[quantity]), np.nan)
 
 
-def seen_of(opt_state: Any, params: Any, stacked: Stacked) -> Seen:
+def seen_of(caller: str, opt_state: Any, params: Any, stacked: Stacked) -> Seen:
     """Read the monitor in ``opt_state``.
+
+    Args:
+        caller: whose arguments they are, for messages.
+        opt_state: a pytree with the state of one monitor.
+        params: what it watches.
+        stacked: as it was given to it.
 
     Raises:
         InvalidInputError: there is none, or several, or it is not of ``params``.
     """
-    state = _monitor_in(opt_state)
-    entries = entries_of("diagnose(params=...)", params, stacked)
+    state = _monitor_in(caller, opt_state)
+    entries = entries_of(f"{caller}(params=...)", params, stacked)
     leaves = by_path(params)
     rows = sum(entry.rows for entry in entries)
     if rows != state.norm.shape[-1] - 1:
         raise InvalidInputError(
-            f"`diagnose(params=...)` must be what the monitor watches, with the same "
+            f"`{caller}(params=...)` must be what the monitor watches, with the same "
             f"`stacked`: it has {rows} leaves and layers, the monitor "
             f"{state.norm.shape[-1] - 1}."
         )
@@ -143,7 +149,7 @@ def seen_of(opt_state: Any, params: Any, stacked: Stacked) -> Seen:
     return Seen(
         names=tuple(itertools.chain.from_iterable(e.names for e in entries)),
         sizes=np.array(each([e.size // e.rows for e in entries])),
-        dtypes=tuple(each([str(jnp.asarray(leaves[e.path]).dtype) for e in entries])),
+        dtypes=tuple(each([_dtype_of(leaves[e.path]) for e in entries])),
         dimensions=np.array(each([len(e.reduced) for e in entries])),
         state=host,
         steps=steps,
@@ -152,13 +158,17 @@ def seen_of(opt_state: Any, params: Any, stacked: Stacked) -> Seen:
     )
 
 
-def _monitor_in(opt_state: Any) -> MonitorState:
+def _dtype_of(leaf: Any) -> str:
+    return str(leaf.dtype if hasattr(leaf, "dtype") else jnp.asarray(leaf).dtype)
+
+
+def _monitor_in(caller: str, opt_state: Any) -> MonitorState:
     found = jax.tree.leaves(opt_state, is_leaf=_is_monitor)
     monitors = [x for x in found if _is_monitor(x)]
     if len(monitors) != 1:
         raise InvalidInputError(
-            "`diagnose(opt_state=...)` must hold the state of one jaxcheck.monitor; it "
-            f"holds {len(monitors)}. "
+            f"`{caller}(opt_state=...)` must hold the state of one jaxcheck.monitor; "
+            f"it holds {len(monitors)}. "
             + (
                 "Give that of one of them, with its part of `params`."
                 if monitors
@@ -170,7 +180,7 @@ def _monitor_in(opt_state: Any) -> MonitorState:
     state: MonitorState = jax.tree.unflatten(_STRUCTURE, arrays)
     if np.ndim(state.step) != 0:
         raise InvalidInputError(
-            "`diagnose(opt_state=...)` must be the state of one run; it is of "
+            f"`{caller}(opt_state=...)` must be the state of one run; it is of "
             f"{np.shape(state.step)}. Give one member: "
             "jax.tree.map(lambda x: x[0], opt_state)."
         )

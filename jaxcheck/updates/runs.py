@@ -7,8 +7,9 @@ error of one step is not carried into the next but by the state.
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -147,15 +148,16 @@ def run_transformation(tx: Any, problem: Problem) -> Run:
 def _ran(tx: Any, problem: Problem, *, count: bool) -> tuple[Run, bool]:
     """The run, and whether it is complete: all counted, or nothing to be counted."""
     widen = isinstance(problem.gradients, Widened)
-    step = jax.jit(
-        _step,
-        static_argnames=("update", "widen", "count", *_functions(problem.extra)),
+    step = _jitted_step(
+        tx.update,
+        widen=widen,
+        count=count,
         # of large leaves some elements are copied, and what was before is not looked at
-        donate_argnums=(1, 2) if problem.sample else (),
+        donate=bool(problem.sample),
+        static=tuple(_functions(problem.extra)),
     )
     shapes = problem.shapes
     at = coordinates(problem.sample, shapes)
-    how = {"update": tx.update, "widen": widen, "count": count}
     with compat.x64(problem.x64):
         params = jax.tree.map(jnp.array, problem.params)  # copies, to be donated
         state = tx.init(params)
@@ -164,8 +166,8 @@ def _ran(tx: Any, problem: Problem, *, count: bool) -> tuple[Run, bool]:
         for gradient, extra in zip(problem.narrow, problem.extra, strict=True):
             given = gradient, state, params, at
             try:
-                program = program or step.trace(*given, **how, **extra).jaxpr
-                did = step(*given, **how, **extra)
+                program = program or step.trace(*given, **extra).jaxpr
+                did = step(*given, **extra)
             except TypeError as error:
                 raise _missing(error) from error
             params, state = did.params, did.state
@@ -203,32 +205,54 @@ class _Step(NamedTuple):
     not_finite: list[Any]
 
 
-def _step(
-    gradient: Any,
-    state: Any,
-    params: Any,
-    at: Coordinates,
+# Compiled steps of an update function that is alive.
+_STEPS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+def _jitted_step(update: Callable[..., tuple[Any, Any]], **settings: Any) -> Any:
+    """:func:`_step` of a transformation, compiled once for as long as it is there."""
+    if not isinstance(update, FunctionType):
+        return _compiled(lambda: update, **settings)
+    known = _STEPS.setdefault(update, {})
+    key = tuple(settings.items())
+    if key not in known:
+        known[key] = _compiled(weakref.ref(update), **settings)
+    return known[key]
+
+
+def _compiled(
+    update: Callable[[], Any],
     *,
-    update: Callable[..., tuple[Any, Any]],
     widen: bool,
     count: bool,
-    **extra: Any,
+    donate: bool,
+    static: tuple[str, ...],
+) -> Any:
+    def step(
+        gradient: Any, state: Any, params: Any, at: Coordinates, **extra: Any
+    ) -> _Step:
+        if widen:
+            gradient = jax.tree.map(_wide, gradient)
+        updates, state = update()(gradient, state, params, **extra)
+        return _step(updates, state, params, at, count=count)
+
+    return jax.jit(
+        step, static_argnames=static, donate_argnums=(1, 2) if donate else ()
+    )
+
+
+def _step(
+    updates: Any, state: Any, params: Any, at: Coordinates, *, count: bool
 ) -> _Step:
-    """An update and the addition of it in one.
+    """The addition of updates, and what is looked at.
 
     Args:
-        gradient: narrower than it is to be given, if ``widen``.
-        state: before.
-        params: before.
+        updates: of the transformation.
+        state: after them.
+        params: before them.
         at: the elements that are taken.
-        update: of the transformation.
-        widen: whether the gradient is to be widened.
         count: whether what is not finite is counted.
-        extra: what else the transformation is given.
     """
-    if widen:
-        gradient = jax.tree.map(_wide, gradient)
-    updates, state = update(gradient, state, params, **extra)
     shapes = {path: jnp.shape(x) for path, x in by_path(params).items()}
     seen = [
         *by_path(params).items(),

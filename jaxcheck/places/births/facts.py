@@ -77,9 +77,10 @@ def of_derivative(
     which = "its operand" if len(ins) == 1 else f"its operand {operand}"
     head = f"the derivative of `{name}` makes the cotangent of {which} {became}"
     head += place(index, int(mask.sum()))
-    operands = at(eqn, ins, index, mask.shape)
     came = [c for c in cotangents if c is not None]
-    if operands and np.shape(came[0]) == mask.shape:
+    # the cotangent of an operand that is broadcast is a sum over elements
+    alone = np.shape(came[0]) == mask.shape
+    if alone and (operands := at(eqn, ins, index, mask.shape)):
         value = number(np.asarray(outs[0].value)[index])
         coming = number(np.asarray(came[0])[index])
         return (
