@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcheck.checks import check
 from jaxcheck.errors import CheckFailedError, GradientError, InvalidInputError
-from jaxcheck.gradients.options import Progress, require_function
+from jaxcheck.gradients.options import Progress, require_count, require_function
 from jaxcheck.gradients.report import GradientReport
 from jaxcheck.reports.progress import progress_for
 from jaxcheck.reports.values import Report, Verdict
