@@ -46,9 +46,7 @@ class NonFinite:
                 "a logarithm, root or quotient at its edge",
                 "overflow in low precision",
             ),
-            remedies=(
-                "jaxcheck.locate at that step's parameters and batch names the line",
-            ),
+            remedies=("report.replay(...) goes back to that step and names the line",),
         )
 
     def _optimizer(self, seen: Seen) -> Iterator[HealthFinding]:
