@@ -49,7 +49,6 @@ def code_of(page):
     return "\n".join(kept)
 
 
-@pytest.mark.slow  # CI runs it on one version
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if code_of(page).strip()],
@@ -57,5 +56,4 @@ def code_of(page):
 )
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "__main__", "__file__": str(page)}
-    exec(compile(code_of(page), str(page), "exec"), names)
+    exec(compile(code_of(page), str(page), "exec"), {"__name__": "__main__"})
