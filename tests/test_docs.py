@@ -36,24 +36,3 @@ def test_the_index_names_every_public_function():
     for name in jaxcheck.__all__:
         if callable(getattr(jaxcheck, name)) and name.islower():
             assert f"jaxcheck.{name}" in index, name
-
-
-def code_of(page):
-    """The Python of a page, each block on the lines where it stands in it."""
-    lines = page.read_text().splitlines()
-    inside, kept = False, []
-    for line in lines:
-        starts = line == "```python"
-        inside = (inside or starts) and not (inside and line == "```")
-        kept.append(line if inside and not starts else "")
-    return "\n".join(kept)
-
-
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if code_of(page).strip()],
-    ids=lambda page: page.stem,
-)
-def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code_of(page), str(page), "exec"), {"__name__": "__main__"})

@@ -26,7 +26,7 @@ LEAVES = {
     "digits_rnn_scan": ([".input", ".recurrent", ".bias"], ".readout"),
 }
 # Their question is another one; each has a test of its own.
-OTHERS = {"dqn", "dropout_seed", "graph_attention", "weight_decay"}
+OTHERS = {"dqn", "dropout_seed", "graph_attention", "optimizer", "weight_decay"}
 EXAMPLES = [example for example in EVERY if example.stem not in OTHERS]
 
 
@@ -152,6 +152,16 @@ def test_example_of_dropout_with_a_moving_seed():
     assert "nondeterministic the loss is another program each time" in wrong
     assert "numerical" not in wrong
     assert fixed.startswith("jaxcheck: all 3 leaves have a correct gradient")
+
+
+def test_example_of_an_optimizer():
+    done = run(ROOT / "examples" / "optimizer.py")
+    assert done.returncode == 0, done.stderr
+    _, *reports = done.stdout.split("jaxcheck: ")
+    wrong, right, screen = (" ".join(report.split()) for report in reports)
+    assert "It matches the rule with weight decay not multiplied by the" in wrong
+    assert right.startswith("the updates are those of adamw")
+    assert screen.startswith("nothing is odd about these updates")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
