@@ -203,6 +203,19 @@ def test_a_relu_layer_that_dies():
     }
 
 
+def test_a_relu_of_nan_parameters_is_not_called_dead():
+    def change(carry):
+        params, state = carry
+        layer = {**params["layer_01"], "b": params["layer_01"]["b"] * jnp.nan}
+        return {**params, "layer_01": layer}, state
+
+    params, state = train(monitor(optax.sgd(1e-3)), mlp(), change=change)
+    assert state.zero_run[0, :-1].max() >= 20
+    found = findings(state, params)
+    assert "nonfinite_parameter" in found
+    assert "zero_gradient" not in found
+
+
 def test_a_leaf_that_is_never_updated():
     labels = jax.tree.map(lambda _: "adam", mlp())
     labels["layer_01"]["w"] = "frozen"

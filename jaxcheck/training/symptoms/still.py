@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcheck.reports.numbers import counted, significant
 from jaxcheck.training.health import HealthFinding
-from jaxcheck.training.monitor import GRADIENT, UPDATE
+from jaxcheck.training.monitor import GRADIENT, PARAMETER, UPDATE
 from jaxcheck.training.seen import FEWEST, Seen
 
 Array = Any
@@ -92,6 +92,9 @@ class ZeroGradient:
         state = seen.state
         run, count = state.zero_run[GRADIENT, :-1], int(state.measured[GRADIENT])
         dead = run >= self.steps
+        broken = int(state.first_bad[PARAMETER, -1])
+        if broken >= 0:  # a ReLU of NaN passes nothing on
+            dead &= count - run < broken
         for since in sorted(set((count - run[dead]).tolist())):
             rows = np.flatnonzero(dead & (count - run == since))
             never = since == 0
