@@ -268,6 +268,11 @@ def test_gradient_of_something_else():
         audit(quadratic, PARAMS, X, grads={"v": jnp.ones(4)}, key=key())
 
 
+def test_a_number_is_no_key():
+    with pytest.raises(jaxcheck.InvalidInputError, match=r"audit\(key=.*got 0"):
+        audit(quadratic, PARAMS, X, grads=jax.grad(quadratic)(PARAMS, X), key=0)
+
+
 # ---- transformations and devices
 
 

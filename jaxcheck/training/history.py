@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +31,18 @@ Array = Any
 Path = str | os.PathLike[str]
 
 _VERSION = 1
+
+
+class _Part(NamedTuple):
+    """Some steps, with their norms and losses."""
+
+    steps: Array
+    norms: Array
+    losses: Array
+
+    def before(self, step: int) -> _Part:
+        """Those before ``step``."""
+        return _Part(*(x[: np.searchsorted(self.steps, step)] for x in self))
 
 
 class History:
@@ -84,17 +96,39 @@ class History:
 
     def _begin(self, names: Sequence[str]) -> None:
         self.names: tuple[str, ...] = tuple(names)
-        self.steps: Array = np.zeros(0, int)
-        self.norms: Array = np.zeros((0, len(QUANTITIES), len(names) + 1))
-        self.losses: Array = np.zeros(0)
+        nothing = np.zeros((0, len(QUANTITIES), len(names) + 1))
+        self._parts = [_Part(np.zeros(0, int), nothing, np.zeros(0))]
         self.snapshots: dict[int, GradientStatistics] = {}
         self._last: tuple[Seen, Any] | None = None
         self._live: Live | None = None
 
     @property
+    def steps(self) -> Array:
+        """Numbers of the steps that are kept, rising."""
+        return self._whole().steps
+
+    @property
+    def norms(self) -> Array:
+        """The norms of these steps."""
+        return self._whole().norms
+
+    @property
+    def losses(self) -> Array:
+        """The losses of these steps."""
+        return self._whole().losses
+
+    def _whole(self) -> _Part:
+        """All that is kept; joined when somebody looks, and not with each chunk."""
+        if len(self._parts) > 1:
+            self._parts = [_Part(*map(np.concatenate, zip(*self._parts, strict=True)))]
+        return self._parts[0]
+
+    @property
     def missing(self) -> int:
         """How many steps up to the last one are not kept."""
-        return int(self.steps[-1]) + 1 - len(self.steps) if len(self.steps) else 0
+        last = self._parts[-1].steps
+        kept = sum(len(part.steps) for part in self._parts)
+        return int(last[-1]) + 1 - kept if len(last) else 0
 
     def add(self, opt_state: Any, statistics: GradientStatistics | None = None) -> None:
         """Take what a monitor has kept since the last time.
@@ -116,14 +150,15 @@ class History:
             )
         seen = seen_of("History.add", opt_state, self._params, self._stacked)
         done = int(seen.state.step)
-        # a run that has gone back to a checkpoint takes these steps again
-        keep = self.steps < min(done, int(seen.steps[0]) if len(seen.steps) else 0)
-        kept, norms, losses = self.steps[keep], self.norms[keep], self.losses[keep]
-        self.steps = np.concatenate([kept, seen.steps])
-        self.norms = np.concatenate([norms, seen.norms])
-        self.losses = np.concatenate([losses, seen.losses])
+        first = int(seen.steps[0]) if len(seen.steps) else 0
         if done <= int(max(self.snapshots, default=-1)):
-            self.snapshots = {k: x for k, x in self.snapshots.items() if k in kept}
+            self.snapshots = {k: x for k, x in self.snapshots.items() if k < first}
+        # the window overlaps; and a run that has gone back takes its steps again
+        while len(self._parts) > 1 and self._parts[-1].steps[0] >= first:
+            self._parts.pop()
+        self._parts[-1] = self._parts[-1].before(first)
+        if len(seen.steps):
+            self._parts.append(_Part(seen.steps, seen.norms, seen.losses))
         # of what surrounds the monitor the kinds are kept, not the arrays
         self._last = seen, jax.tree.map(lambda _: 0, opt_state)
         if statistics is not None:
@@ -328,12 +363,12 @@ class History:
             held = json.loads(pathlib.Path(path).read_text("utf-8"))
             history._begin(held["names"])
             history._params = None
-            history.steps = np.array(held["steps"], int)
-            history.losses = _numbers(held["losses"], math.nan)
+            steps = np.array(held["steps"], int)
+            losses = _numbers(held["losses"], math.nan)
             norms = [_numbers(held["norms"][q], UNMEASURED) for q in QUANTITIES]
-            history.norms = np.stack(norms, axis=1).reshape(
-                len(history.steps), *history.norms.shape[1:]
-            )
+            shape = len(steps), *history.norms.shape[1:]
+            part = _Part(steps, np.stack(norms, axis=1).reshape(shape), losses)
+            history._parts = [part]
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidInputError(
                 f"`History.from_json(path={str(path)!r})` must be a file that "
