@@ -156,10 +156,13 @@ def test_a_layer_of_a_stack_is_replayed_as_its_leaf_and_a_train_state_is_read():
 
     tx = jaxcheck.monitor(optax.sgd(1e-3), stacked="['layers']")
     state = train_state.TrainState.create(apply_fn=None, params=params, tx=tx)
-    for k in range(30):
-        grads = jax.grad(loss_fn)(state.params, jnp.full((2, 3), 0.1 + 0.01 * k))
+
+    def step(state, k):
+        grads = jax.grad(loss_fn)(state.params, jnp.full((2, 3), 0.1) + 0.01 * k)
         grads["layers"] = grads["layers"].at[2].mul(0.0)
-        state = state.apply_gradients(grads=grads)
+        return state.apply_gradients(grads=grads), None
+
+    state, _ = jax.lax.scan(step, state, jnp.arange(30))
     report = jaxcheck.diagnose(state, params, stacked="['layers']")
     finding = found(report, "zero_gradient")
     assert finding.leaf == "['layers'][2]"
