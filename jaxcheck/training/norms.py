@@ -1,8 +1,8 @@
 """Norms of all leaves in one pass over each.
 
-An array is read once, for the squares of its finite elements at two scales, and for how
-many others there are. Squares of small elements vanish at one scale and those of large
-ones overflow at the other, never the other way round.
+An array is read once: for the sum of the squares of its finite elements, and for how
+many others there are. Only if a sum overflows, arrays are read again, with a scale that
+is theirs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from jaxcheck.training.counts import Count, countable
 from jaxcheck.training.leaves import Entry
 from jaxcheck.training.placement import ROWS, across, replicated, split_over
-from jaxcheck.training.sizes import as_real
+from jaxcheck.training.sizes import Size, as_real, size_of
 from jaxcheck.training.sums import summed
 
-# Powers of two that elements are multiplied by. A sum at the first is used unless it
-# overflows; then there are elements whose squares do not vanish at the second.
-_SCALES = {32: (2.0**46, 2.0**-80), 64: (2.0**300, 2.0**-540)}
+# Powers of two that elements are multiplied by, so that squares of small ones do not
+# vanish; those of large ones overflow all the sooner, and are then read again.
+_SCALE = {32: 2.0**46, 64: 2.0**300}
 
 
 class Norms(NamedTuple):
@@ -47,48 +47,50 @@ def norms_of(
         axes: mesh axes that leaves may be split over; see ``gradient_statistics``.
         dtype: float32 or float64, in which sums are taken.
     """
+    scale = _SCALE[jnp.finfo(dtype).bits]
     pairs = zip(entries, arrays, strict=True)
-    rows = [_once(entry, array, axes, dtype) for entry, array in pairs]
-    sums: _Sums = jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
-    most, least = _SCALES[jnp.finfo(dtype).bits]
-    norm = jnp.where(
-        jnp.isfinite(sums.small),
-        jnp.sqrt(sums.small) / most,
-        jnp.sqrt(sums.large) / least,
+    rows = [_once(entry, array, axes, dtype, scale) for entry, array in pairs]
+    sums = jnp.concatenate([squares for squares, _ in rows])
+    bad: Count = jax.tree.map(
+        lambda *counts: jnp.concatenate(counts), *(count for _, count in rows)
     )
-    largest = jnp.max(norm)
-    fits = (largest > 0) & jnp.isfinite(largest)
-    ratio = norm / jnp.where(fits, largest, 1)
-    total = jnp.where(fits, largest * jnp.sqrt(jnp.sum(jnp.square(ratio))), largest)
-    bad = sums.nonfinite
-    return Norms(jnp.append(norm, total), jnp.append(bad.exact, bad.joined(ROWS).exact))
+
+    def bare(_: Any) -> jax.Array:
+        largest = jnp.max(sums)
+        unit = jnp.where(largest > 0, largest, 1)
+        total = jnp.sqrt(largest) * jnp.sqrt(jnp.sum(sums / unit))
+        return jnp.append(jnp.sqrt(sums), total) / scale
+
+    def again(arrays: Sequence[Any]) -> jax.Array:
+        pairs = zip(entries, arrays, strict=True)
+        parts = [_size(entry, array, axes, dtype) for entry, array in pairs]
+        sizes: Size = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        return jnp.append(sizes.norm, sizes.joined(ROWS).norm)
+
+    fits = jnp.all(jnp.isfinite(sums))
+    norm = jax.lax.cond(fits, bare, again, list(arrays))
+    return Norms(norm, jnp.append(bad.exact, bad.joined(ROWS).exact))
 
 
-class _Sums(NamedTuple):
-    """Of rows.
-
-    Attributes:
-        small: squares at the first scale.
-        large: squares at the second.
-        nonfinite: how many elements are NaN or infinite.
-    """
-
-    small: jax.Array
-    large: jax.Array
-    nonfinite: Count
-
-
-def _once(entry: Entry, array: Any, axes: tuple[str, ...], dtype: Any) -> _Sums:
+def _once(
+    entry: Entry, array: Any, axes: tuple[str, ...], dtype: Any, scale: float
+) -> tuple[jax.Array, Count]:
     value = as_real(array, dtype)
     finite = jnp.isfinite(value)
-    kept = jnp.where(finite, value, 0)
-    squares = [jnp.square(kept * scale) for scale in _SCALES[jnp.finfo(dtype).bits]]
-    small, large, bad = summed([*squares, countable(~finite, dtype)], entry.axis)
-    sums = _Sums(small, large, Count.of(bad, dtype))
+    square = jnp.square(jnp.where(finite, value, 0) * scale)
+    squares, bad = summed([square, countable(~finite, dtype)], entry.axis)
+    rows = squares, Count.of(bad, dtype)
     if split := split_over(axes, array):
         join = across(split)
-        sums = _Sums(join.add(small), join.add(large), sums.nonfinite.joined(join))
-    return jax.tree.map(lambda x: _rows(entry, replicated(x)), sums)
+        rows = join.add(squares), rows[1].joined(join)
+    return jax.tree.map(lambda x: _rows(entry, replicated(x)), rows)
+
+
+def _size(entry: Entry, array: Any, axes: tuple[str, ...], dtype: Any) -> Size:
+    size = size_of(as_real(array, dtype), entry.reduced)
+    if split := split_over(axes, array):
+        size = size.joined(across(split))
+    return jax.tree.map(lambda x: _rows(entry, replicated(x)), size)
 
 
 def _rows(entry: Entry, value: jax.Array) -> jax.Array:
