@@ -230,6 +230,12 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"{text}(?=[\[.]|$)", re.DOTALL)
 
 
+def fitting(pattern: str, names: Sequence[str]) -> list[int]:
+    """Numbers of the rows whose leaf has a path that fits."""
+    fits = compiled(pattern)
+    return [k for k, name in enumerate(names) if fits.match(name)]
+
+
 def nearest(given: str, known: Sequence[str]) -> str:
     """The known paths that are most like ``given``, in a sentence."""
     if not known:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.training.history import History, octaves, tag
-from jaxcheck.training.leaves import compiled, nearest
+from jaxcheck.training.leaves import fitting, nearest
 from jaxcheck.training.monitor import GRADIENT, PARAMETER, QUANTITIES, UPDATE
 
 if TYPE_CHECKING:
@@ -254,8 +254,7 @@ def _number_of(quantity: str) -> int:
 def _rows(history: History, pattern: str) -> list[int]:
     if not pattern:
         return list(range(len(history.names)))
-    fits = compiled(pattern)
-    found = [k for k, name in enumerate(history.names) if fits.match(name)]
+    found = fitting(pattern, history.names)
     if not found:
         raise InvalidInputError(
             f"`plots.depth(pattern={pattern!r})` fits no leaf; "

@@ -17,7 +17,7 @@ from jaxcheck.reports.progress import progress_for
 from jaxcheck.reports.values import Report, Verdict
 from jaxcheck.states import batches_of, next_batch, params_reader, stepped
 from jaxcheck.training.health import HealthFinding, HealthReport
-from jaxcheck.training.monitor import MonitorState
+from jaxcheck.training.seen import monitors_in
 from jaxcheck.trees import by_path
 
 # Findings whose place is looked for in the whole loss: a NaN spreads.
@@ -54,7 +54,9 @@ class ReplayReport(Report):
         return f"<ReplayReport: {self._told()}>"
 
     def _told(self) -> str:
-        place = "the gradient" if self.leaf is None else f"the gradient of {self.leaf}"
+        place = "the gradient"
+        if self.leaf is not None:
+            place += f" of {self.leaf or 'the leaf'}"
         told = f"Step {self.step}, where {self.finding.rule} was found: {place} is "
         if self.reproduced is False:
             return told + (
@@ -133,10 +135,9 @@ def _begun(state: Any, start: int | None, finding: HealthFinding) -> int:
             require_count("HealthReport.replay", "start", start, ", or 0")
         begun = start
     else:
-        leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, MonitorState))
-        counts = [x.step for x in leaves if isinstance(x, MonitorState)]
-        if len(counts) == 1:
-            begun = int(np.asarray(jax.tree.leaves(counts[0])[0]))
+        monitors = monitors_in(state)
+        if len(monitors) == 1:
+            begun = int(np.asarray(monitors[0].step))
         elif finding.step is None:
             begun = 0
         else:

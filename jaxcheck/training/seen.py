@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.errors import InvalidInputError
-from jaxcheck.training.leaves import Stacked, compiled, entries_of, nearest
+from jaxcheck.training.leaves import Stacked, entries_of, fitting, nearest
 from jaxcheck.training.level import WARM, Level
 from jaxcheck.training.monitor import MonitorState
 from jaxcheck.training.samples import Details
@@ -71,8 +71,7 @@ class Seen:
         """
         found: set[int] = set()
         for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-            fits = compiled(pattern)
-            rows = [k for k, name in enumerate(self.names) if fits.match(name)]
+            rows = fitting(pattern, self.names)
             if not rows:
                 raise InvalidInputError(
                     f"`{caller}(ignore=...)` names {pattern!r}, but no leaf lies "
@@ -163,8 +162,7 @@ def _dtype_of(leaf: Any) -> str:
 
 
 def _monitor_in(caller: str, opt_state: Any) -> MonitorState:
-    found = jax.tree.leaves(opt_state, is_leaf=_is_monitor)
-    monitors = [x for x in found if _is_monitor(x)]
+    monitors = monitors_in(opt_state)
     if len(monitors) != 1:
         raise InvalidInputError(
             f"`{caller}(opt_state=...)` must hold the state of one jaxcheck.monitor; "
@@ -175,9 +173,7 @@ def _monitor_in(caller: str, opt_state: Any) -> MonitorState:
                 else "Wrap the optimizer: jaxcheck.monitor(tx)."
             )
         )
-    # flax.nnx has variables in place of arrays, each with the array as its one leaf
-    arrays = jax.tree.leaves(monitors[0]._replace(inner=()))
-    state: MonitorState = jax.tree.unflatten(_STRUCTURE, arrays)
+    state = monitors[0]
     if np.ndim(state.step) != 0:
         raise InvalidInputError(
             f"`{caller}(opt_state=...)` must be the state of one run; it is of "
@@ -185,6 +181,14 @@ def _monitor_in(caller: str, opt_state: Any) -> MonitorState:
             "jax.tree.map(lambda x: x[0], opt_state)."
         )
     return state
+
+
+def monitors_in(tree: Any) -> list[MonitorState]:
+    """The states of monitors in a pytree, without those of the optimizers inside."""
+    found = [x for x in jax.tree.leaves(tree, is_leaf=_is_monitor) if _is_monitor(x)]
+    # flax.nnx has variables in place of arrays, each with the array as its one leaf
+    arrays = (jax.tree.leaves(state._replace(inner=())) for state in found)
+    return [jax.tree.unflatten(_STRUCTURE, leaves) for leaves in arrays]
 
 
 def _is_monitor(value: Any) -> bool:

@@ -76,7 +76,8 @@ class Problem(NamedTuple):
     @property
     def narrow(self) -> Sequence[Any]:
         """The gradients as they were given, before they are widened."""
-        return getattr(self.gradients, "given", self.gradients)
+        given = self.gradients
+        return given.given if isinstance(given, Widened) else given
 
     def taken(self, tree: Any) -> Any:
         """The elements of a tree like the parameters that are compared."""
@@ -176,7 +177,8 @@ def _ran(tx: Any, problem: Problem, *, count: bool) -> tuple[Run, bool]:
                 np.array(on_host(x)) if problem.sample else on_host(x)
                 for x in did.taken
             ]
-            moments.append(_moment(taken, state, did.not_finite, shapes))
+            fields = fields_of(state, shapes.keys())
+            moments.append(_moment(taken, fields, did.not_finite, shapes))
         finite = count or bool(_all_finite(params))
     treedef = jax.tree.structure(problem.params)
     seen = [jax.tree.unflatten(treedef, moment.params.values()) for moment in moments]
@@ -304,13 +306,13 @@ def run_reference(reference: Reference, run: Run, problem: Problem) -> list[Mome
                 *jax.tree.leaves(updates),
                 *(x for _, x in _pairs(fields)),
             ]
-            moments.append(_moment(map(on_host, seen), state, (), problem.shapes))
+            moments.append(_moment(map(on_host, seen), fields, (), problem.shapes))
     return moments
 
 
 def _moment(
     taken: Iterable[Array],
-    state: Any,
+    fields: Sequence[Field],
     not_finite: Iterable[Any],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Moment:
@@ -318,7 +320,7 @@ def _moment(
 
     Args:
         taken: of the parameters, the updates and the fields of the state.
-        state: which has the names of its fields.
+        fields: of the state, whose names they have.
         not_finite: how many elements of each update are.
         shapes: of the parameters.
     """
@@ -328,7 +330,7 @@ def _moment(
         {path: next(rest) for path in shapes},
         [
             field._replace(leaves={path: next(rest) for path in field.leaves})
-            for field in fields_of(state, shapes.keys())
+            for field in fields
         ],
         dict(zip(shapes, map(int, not_finite), strict=False)),
     )
