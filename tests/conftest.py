@@ -1,5 +1,6 @@
 """Ground rules of the test suite: four devices, and nothing is left changed behind."""
 
+import collections
 import os
 
 # Before JAX looks at its devices: sharded parameters are tested on one CPU as well.
@@ -66,8 +67,54 @@ SLOW_FILES = {
     "test_probes.py",
 }
 
+# Of each test in these files that has many cases, every n-th is run by default: they
+# are alike, and all of them take as long as everything else together.
+EVERY_NTH_CASE = {
+    "test_approximations.py": 3,
+    "test_audit.py": 2,
+    "test_backward_probe.py": 3,
+    "test_check_compilations.py": 2,
+    "test_check_kinks.py": 2,
+    "test_check_update.py": 2,
+    "test_comparison.py": 2,
+    "test_compiler.py": 2,
+    "test_controls.py": 4,
+    "test_defects.py": 2,
+    "test_derivatives.py": 2,
+    "test_diagnose.py": 2,
+    "test_evaluation.py": 3,
+    "test_gradient_flow.py": 2,
+    "test_gradient_statistics.py": 2,
+    "test_locate.py": 2,
+    "test_monitor.py": 2,
+    "test_monitor_places.py": 2,
+    "test_mutants.py": 3,
+    "test_narrow.py": 2,
+    "test_optimizers_table.py": 4,
+    "test_optimizers_torch.py": 6,
+    "test_precision_places.py": 2,
+    "test_rules_optax.py": 3,
+    "test_selftest.py": 2,
+    "test_switches.py": 3,
+    "test_todays_tools.py": 2,
+    "test_train_step.py": 3,
+    "test_train_step_equivalences.py": 2,
+    "test_train_step_frameworks.py": 2,
+    "test_update_mutants.py": 2,
+    "test_update_noise.py": 3,
+    "test_update_nonfinite.py": 3,
+    "test_update_others.py": 2,
+}
+
 
 def pytest_collection_modifyitems(items):
+    cases = collections.Counter()
     for item in items:
-        if item.path.name in SLOW_FILES:
+        name = item.path.name
+        is_slow = name in SLOW_FILES
+        if name in EVERY_NTH_CASE and hasattr(item, "callspec"):
+            test = name, item.originalname
+            is_slow |= cases[test] % EVERY_NTH_CASE[name] > 0
+            cases[test] += 1
+        if is_slow:
             item.add_marker(pytest.mark.slow)

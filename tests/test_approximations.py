@@ -31,6 +31,7 @@ def test_an_approximation_in_float32_is_correct(name, mode):
     assert report.verdict is Verdict.CORRECT, str(report)
 
 
+@pytest.mark.slow
 def test_it_is_said():
     function, points = POINTS["hyp2f1"]
     x = jnp.array(points, jnp.float32)

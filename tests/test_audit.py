@@ -121,6 +121,7 @@ def test_no_false_alarm_in_thousands(name):
         assert int(state.wrong) == 0
 
 
+@pytest.mark.slow
 def test_other_masks_are_another_loss():
     """Whoever does not pass the key of the step is told that something is wrong."""
 
@@ -207,6 +208,7 @@ def test_structure_and_dtypes_are_stable(x64):
             assert (one.dtype, one.shape) == (two.dtype, two.shape)
 
 
+@pytest.mark.slow
 def test_double_precision_is_sharper():
     with jax.enable_x64(True):
         params = jax.tree.map(lambda p: p.astype(jnp.float64), PARAMS)
@@ -251,6 +253,7 @@ def test_zeros_have_a_scale():
     assert verdict(off) == "wrong"
 
 
+@pytest.mark.slow
 def test_auxiliary_output():
     loss_fn = lambda p, x: (quadratic(p, x), {"n": 3})  # noqa: E731
     grads = jax.grad(quadratic)(PARAMS, X)

@@ -255,6 +255,7 @@ def test_jit_changes_no_verdict(mode):
         assert verdicts(jaxcheck.check(function, params(), mode=mode)) == WANTED
 
 
+@pytest.mark.slow
 @MODES
 def test_order_of_leaves_changes_no_verdict(mode):
     names = sorted(params())
@@ -269,6 +270,7 @@ def test_order_of_leaves_changes_no_verdict(mode):
             assert found[f"['{new}']"] == WANTED[f"['{name}']"]
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(power=st.integers(-40, 40), sign=st.sampled_from([1.0, -1.0]))
 def test_verdict_is_linear_in_the_loss(power, sign):
@@ -280,6 +282,7 @@ def test_verdict_is_linear_in_the_loss(power, sign):
     assert bad.relative_error == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(offset=st.sampled_from([0.0, 1.0, -1.0, 1000.0, -4096.0]))
 def test_a_constant_beside_the_loss_changes_no_verdict(offset):

@@ -207,6 +207,7 @@ def test_two_calls_of_one_jitted_function_are_two_sites(weights, x):
 # ---- what is wrong without consequence, or not wrong
 
 
+@pytest.mark.slow
 def test_stop_gradient_in_logsumexp_is_no_defect(weights, x):
     def loss(params, x):
         return jnp.sum(jax.nn.logsumexp(x @ params["a"], axis=-1))
@@ -239,6 +240,7 @@ def test_a_tie_of_relu_is_no_defect():
     assert not guilty(books_of(loss, params))
 
 
+@pytest.mark.slow
 def test_complex_values(x):
     @jax.custom_vjp
     def square(z):

@@ -72,6 +72,7 @@ def test_any_pytree_goes_in_and_what_has_no_derivative_is_listed():
     assert "['count']" in str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 500, 100_000])
 def test_a_jvp_wrong_by_two_is_wrong_in_both_modes(n):
     bad = jvp_rule(jnp.sin, lambda x: 2 * jnp.cos(x))
@@ -134,6 +135,7 @@ def test_forward_and_reverse_that_are_no_adjoints():
 # ---- higher orders -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [2, 3])
 def test_right_derivatives_of_higher_order_are_correct(order):
     report = jaxcheck.check_derivatives(
@@ -173,6 +175,7 @@ def test_complex_functions_holomorphic_or_not(fn):
     assert report.verdict is Verdict.CORRECT, str(report)
 
 
+@pytest.mark.slow
 def test_complex_output_of_real_input():
     report = jaxcheck.check_derivatives(lambda x: jnp.exp(1j * x), X, order=2)
     assert report.verdict is Verdict.CORRECT, str(report)
@@ -372,6 +375,7 @@ def test_a_batching_rule_that_is_wrong_in_forward_mode():
     assert found["batched forward"] is Verdict.WRONG
 
 
+@pytest.mark.slow
 def test_sparse_arguments():
     from jax.experimental import sparse
 

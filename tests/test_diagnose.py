@@ -185,6 +185,66 @@ def test_vanishing_by_depth():
     assert not findings(state, params)
 
 
+def sigmoids(depth, stacked):
+    """A network of sigmoids, its layers leaves of their own or one leaf."""
+    keys = jax.random.split(jax.random.key(0), depth)
+    layers = [jax.random.normal(key, (8, 8)) / 8**0.5 for key in keys]
+    params = {"layers": jnp.stack(layers) if stacked else layers, "out": jnp.ones(8)}
+
+    def loss_fn(params, batch):
+        x, y = batch
+        for k in range(depth):
+            x = jax.nn.sigmoid(x @ params["layers"][k])
+        return jnp.mean((x @ params["out"] - y[:, 0]) ** 2)
+
+    return params, loss_fn
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_profile_over_depth(stacked):
+    params, loss_fn = sigmoids(9, stacked)
+    watched = {"stacked": "['layers']"} if stacked else {}
+    state = train(monitor(optax.sgd(1e-2), **watched), params, loss_fn=loss_fn)[1]
+    found = findings(state, params, **watched)
+    assert set(found) == {"depth_profile"}  # not below 1e-4 of the median
+    finding = found["depth_profile"]
+    assert finding.leaf == "['layers'][0]"
+    assert "from ['layers'][8] to here" in finding.message
+    assert finding.value < 1e-3
+    assert "sigmoid" in finding.remedies[0]
+    state = train(monitor(optax.adam(1e-3), **watched), params, loss_fn=loss_fn)[1]
+    assert not findings(state, params, **watched)  # it moves them all
+
+
+def test_a_profile_that_grows_towards_the_first_layer():
+    params, loss_fn = sigmoids(6, stacked=False)
+
+    def tamper(k, grads):
+        grown = [g * 1e3 ** (5 - k) for k, g in enumerate(grads["layers"])]
+        return {**grads, "layers": grown}
+
+    params, state = train(
+        monitor(optax.sgd(1e-15)), params, loss_fn=loss_fn, tamper=tamper
+    )
+    finding = findings(state, params)["depth_profile"]
+    assert finding.leaf == "['layers'][5]"
+    assert "too large" in finding.causes[1]
+
+
+def test_one_small_layer_is_no_profile():
+    params, loss_fn = sigmoids(6, stacked=False)
+
+    def tamper(k, grads):
+        small = grads["layers"][0] * 1e-4
+        grown = [g * 8**-k for k, g in enumerate(grads["layers"])]  # even, about
+        return {**grads, "layers": [small, *grown[1:]]}
+
+    params, state = train(
+        monitor(optax.sgd(1e-3)), params, loss_fn=loss_fn, tamper=tamper
+    )
+    assert "depth_profile" not in findings(state, params)
+
+
 def test_a_relu_layer_that_dies():
     def change(carry):
         params, state = carry
@@ -275,6 +335,65 @@ def test_a_loss_that_does_not_move():
     batches = jax.tree.map(lambda x: jnp.stack([x[0]] * 60), data())
     params, state = train(monitor(optax.sgd(1e-12)), mlp(), batches=batches)
     assert set(findings(state, params)) == {"flat_loss"}
+
+
+def seeing(losses):
+    """What is found in losses alone."""
+    params = {"w": jnp.ones(2)}
+    tx = monitor(optax.sgd(1e-3), window=256)
+
+    def step(state, loss):
+        return tx.update(params, state, params, value=loss)[1], None
+
+    losses = jnp.asarray(losses, jnp.float32)
+    return findings(jax.lax.scan(step, tx.init(params), losses)[0], params)
+
+
+def noisy(losses, seed=0):
+    return losses * np.exp(0.2 * np.random.default_rng(seed).normal(size=len(losses)))
+
+
+def test_a_loss_that_rises_above_where_it_began():
+    steps = np.arange(200)
+    found = seeing(noisy(2.0 + steps / 50))
+    assert set(found) == {"rising_loss"}
+    assert found["rising_loss"].step == 180
+    assert found["rising_loss"].value > 5.0
+    assert not seeing(noisy(2.0 - 0.009 * steps))
+    assert not seeing(-5 + noisy(np.exp(-steps / 50)))  # a negative one that falls
+    assert set(seeing(-5 + noisy(np.exp(steps / 100)))) == {"rising_loss"}
+
+
+def test_a_loss_that_rises_is_known_by_its_first_value_in_a_short_window():
+    batches = data()
+    _, state = train(monitor(optax.sgd(-1e-3), window=32), mlp(), batches=batches)
+    assert len(state.losses) == 32
+    assert float(state.first_loss) == pytest.approx(
+        float(loss_of()(mlp(), jax.tree.map(lambda x: x[0], batches))), rel=1e-5
+    )
+
+
+def test_a_loss_that_jumps():
+    steps = np.arange(200)
+    falling = noisy(2 * np.exp(-steps / 60))
+    assert not seeing(falling)
+    jumping = falling.copy()
+    jumping[[90, 150]] *= 20
+    found = seeing(jumping)
+    assert set(found) == {"jumping_loss"}
+    assert found["jumping_loss"].step == 90
+    assert "2 steps" in found["jumping_loss"].message
+
+
+def test_a_small_loss_may_jump():
+    losses = noisy(2 * np.exp(-np.arange(200) / 20))  # 1e-4 of the first in the end
+    losses[150] *= 100
+    assert not seeing(losses)
+
+
+def test_a_noisy_loss_does_not_jump():
+    rng = np.random.default_rng(0)
+    assert not seeing(np.exp(rng.normal(size=250)))
 
 
 # ---- places

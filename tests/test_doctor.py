@@ -93,6 +93,7 @@ def test_missing_float64_is_seen(monkeypatch):
     assert probe.observed == "asked for float64, got float32"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_traces")
 def test_float64_with_the_exp_of_float32_is_seen(monkeypatch):
     exp = jnp.exp

@@ -509,6 +509,7 @@ def programs(draw):
     return steps
 
 
+@pytest.mark.slow
 @given(programs())
 @settings(max_examples=15)
 def test_contributions_add_up_to_the_gradient(steps):

@@ -105,6 +105,7 @@ def test_large_leaves(derivatives, size, wrong, most):
     assert sum(derivatives) <= most
 
 
+@pytest.mark.slow
 def test_of_many_wrong_leaves_those_that_are_furthest_off_are_looked_into(derivatives):
     rng = np.random.default_rng(2)
     sizes = np.linspace(1.1, 2.0, 12)

@@ -83,6 +83,7 @@ def wrong_by(error):
     return f
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "trials"),
     [

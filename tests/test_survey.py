@@ -106,6 +106,7 @@ def test_rows_say_why(rows):
     assert "Pure callbacks" in rows["planted.without_rule"]["reason"]
 
 
+@pytest.mark.slow
 def test_bound_of_a_right_gradient_is_small(rows):
     assert 0 < rows["planted.good_tanh"]["bound"] < 1e-6
 

@@ -57,6 +57,7 @@ def test_a_flipped_sign_at_any_size(size):
     assert report.leaves[0].pattern == "-1 times the derivative: the sign is flipped"
 
 
+@pytest.mark.slow
 def test_one_zeroed_coordinate_of_a_million():
     @jax.custom_vjp
     def loss(x):

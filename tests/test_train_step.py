@@ -340,6 +340,7 @@ def test_a_state_of_the_step_before_is_named(optimizer):
     assert report.fault == "stale_opt_state", str(report)
 
 
+@pytest.mark.slow
 def test_the_text_says_which_gradient_and_where():
     tx = TRANSFORMATIONS["adamw"]
     report = run(FAULTY["gradient_tampered"](tx), tx)
@@ -497,6 +498,7 @@ def test_a_state_of_ones_own_is_read_by_functions():
     assert report.passed, str(report)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_batch():
     tx = TRANSFORMATIONS["adamw"]
 

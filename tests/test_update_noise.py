@@ -351,6 +351,7 @@ def test_right_noise_is_correct(name):
     assert found["noise: false alarm"].startswith("1e-06 at most, with")
 
 
+@pytest.mark.slow
 def test_right_noise_in_float64():
     with jax.enable_x64(True):
         params = {"w": jnp.ones((32, 32)), "b": jnp.ones(32)}
@@ -361,6 +362,7 @@ def test_right_noise_in_float64():
             assert report.native_error is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noisy_sgd", "dpsgd"])
 def test_what_has_no_noise_is_compared_exactly(name):
     with_noise = {
@@ -410,6 +412,7 @@ def test_leaves_that_are_large_or_small():
     assert report.verdict is Verdict.WRONG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_normal_numbers_of_16_bits_are_cut_off(dtype):
     # jax.random.normal has 128 values in bfloat16, none beyond 2.9
@@ -420,6 +423,7 @@ def test_normal_numbers_of_16_bits_are_cut_off(dtype):
     assert report.findings[0].message.startswith(told)
 
 
+@pytest.mark.slow
 def test_a_warm_up_from_zero():
     def warm(count):
         return RATE * jnp.minimum(count / 4, 1.0)

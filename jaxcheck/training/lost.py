@@ -31,7 +31,14 @@ class Lost(NamedTuple):
 def lost_of(
     param: jax.Array, update: jax.Array, axes: tuple[int, ...], dtype: Any
 ) -> Lost:
-    """Count along ``axes``, adding as ``optax.apply_updates`` does.
+    """Count along ``axes``."""
+    return Lost(*(count(x, axes, dtype).rough for x in lost_in(param, update, dtype)))
+
+
+def lost_in(
+    param: jax.Array, update: jax.Array, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Which elements have an update, and of which ``optax.apply_updates`` loses it.
 
     The sum is taken in ``dtype`` (float32 or float64, no shorter than the arrays) and
     rounded to the dtype of the parameter. For shorter ones that is what one rounding of
@@ -44,7 +51,7 @@ def lost_of(
     for at, by in zip(_parts(param, kind), _parts(update, kind), strict=True):
         moved = (at.astype(dtype) + by.astype(dtype)).astype(at.dtype)
         stays = stays & same(at, moved)
-    return Lost(count(moving, axes, dtype).rough, count(stays, axes, dtype).rough)
+    return moving, stays
 
 
 def _parts(array: jax.Array, is_complex: bool) -> tuple[jax.Array, ...]:

@@ -6,11 +6,13 @@ nothing and never leaves the device: ``diagnose`` reads it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.gradients.options import require_count
@@ -31,6 +33,9 @@ GRADIENT, UPDATE, PARAMETER = range(3)
 UNMEASURED = -1.0
 # Share of updates that are lost which is most of them.
 _MOST = 0.5
+
+
+_Arrays = tuple[list[Any], list[Any] | None, list[Any] | None]
 
 
 class MonitorState(NamedTuple):
@@ -60,6 +65,7 @@ class MonitorState(NamedTuple):
             -1 where nothing was measured, NaN where elements were not finite.
         losses: ``[window]``, likewise the ``value`` that ``update`` was given; infinity
             for one that is NaN, NaN where there was none.
+        first_loss: the first of them that was finite, NaN before.
     """
 
     inner: Any
@@ -78,12 +84,12 @@ class MonitorState(NamedTuple):
     clipped: jax.Array
     recent: jax.Array
     losses: jax.Array
+    first_loss: jax.Array
 
 
 class _Settings(NamedTuple):
     every: int
     details: int
-    stacked: Stacked
     axes: tuple[str, ...]
     clip: Any
 
@@ -161,8 +167,10 @@ def monitor(
     for name, value in {"every": every, "details": details, "window": window}.items():
         require_count("monitor", name, value)
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
-    settings = _Settings(every, details, stacked, axes, clip_of(inner))
+    settings = _Settings(every, details, axes, clip_of(inner))
     optimizer = None if inner is None else optax.with_extra_args_support(inner)
+    watch = functools.partial(_seen, settings)
+    compiled = jax.jit(watch, static_argnums=0)  # for steps that are not jitted
 
     def init(params: Any) -> MonitorState:
         entries = entries_of("monitor(...).init(params=...)", params, stacked)
@@ -172,13 +180,24 @@ def monitor(
     def update(
         grads: Any, state: MonitorState, params: Any = None, **extra: Any
     ) -> tuple[Any, MonitorState]:
-        if optimizer is None:
-            return grads, _seen(
-                settings, state, state.inner, grads, None, params, extra
-            )
-        updates, inner_state = optimizer.update(grads, state.inner, params, **extra)
-        seen = _seen(settings, state, inner_state, grads, updates, params, extra)
-        return updates, seen
+        updates, inner_state = grads, state.inner
+        if optimizer is not None:
+            updates, inner_state = optimizer.update(grads, state.inner, params, **extra)
+        entries = entries_of(
+            "monitor(...).update(params=...)",
+            grads if params is None else params,
+            stacked,
+        )
+        _require_rows(entries, state.norm.shape[1] - 1)
+        arrays = (
+            _arrays("grads", entries, grads),
+            None if optimizer is None else _arrays("updates", entries, updates),
+            None if params is None else _arrays("params", entries, params),
+        )
+        given = state._replace(inner=()), arrays, extra.get("value")
+        is_traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(given))
+        seen = (watch if is_traced else compiled)(entries, *given)
+        return updates, seen._replace(inner=inner_state)
 
     update_fn: Any = update
     return optax.GradientTransformationExtraArgs(init, update_fn)
@@ -218,29 +237,27 @@ def _unseen(
         clipped=whole(-1 if settings.clip is None else 0),
         recent=real(UNMEASURED, window, 3, rows),
         losses=real(jnp.nan, window),
+        first_loss=real(jnp.nan),
     )
 
 
 def _seen(
     settings: _Settings,
+    entries: Sequence[Entry],
     state: MonitorState,
-    inner: Any,
-    grads: Any,
-    updates: Any,
-    params: Any,
-    extra: dict[str, Any],
+    arrays: _Arrays,
+    value: Any,
 ) -> MonitorState:
-    """The state with one more step."""
-    entries = entries_of(
-        "monitor(...).update(params=...)",
-        grads if params is None else params,
-        settings.stacked,
-    )
+    """The state with one more step.
+
+    Args:
+        settings: of the monitor.
+        entries: of the leaves.
+        state: before it, without that of the optimizer.
+        arrays: of gradient, update and parameters, one for each entry, or None.
+        value: the loss, or None.
+    """
     step, dtype = state.step, state.norm.dtype
-    _require_rows(entries, state.norm.shape[1] - 1)
-    gradient = _arrays("grads", entries, grads)
-    update = None if updates is None else _arrays("updates", entries, updates)
-    param = None if params is None else _arrays("params", entries, params)
     last = [Norms(state.norm[k], state.nonfinite[k]) for k in range(3)]
     due = step % settings.every == 0
 
@@ -256,20 +273,22 @@ def _seen(
             arrays,
         ), due
 
-    found = [measured(k, x) for k, x in enumerate((gradient, update, param))]
+    found = [measured(k, x) for k, x in enumerate(arrays)]
     norms = jax.tree.map(lambda *rows: jnp.stack(rows), *(norms for norms, _ in found))
     now = jnp.stack([jnp.asarray(x) for _, x in found])
     seen = _counted(state, norms, now)
-    seen = _looked(settings, entries, seen, (gradient, param, update))
+    seen = _looked(settings, entries, seen, arrays)
     loss = jnp.full((), jnp.nan, dtype)
-    if extra.get("value") is not None:
-        given = jnp.asarray(extra["value"], dtype)
+    if value is not None:
+        given = jnp.asarray(value, dtype)
         loss = jnp.where(jnp.isnan(given), jnp.inf, given)
     return seen._replace(
-        inner=inner,
         step=step + 1,
         clipped=state.clipped + _clips(settings.clip, norms.norm[GRADIENT, -1]),
         losses=state.losses.at[step % len(state.losses)].set(loss),
+        first_loss=jnp.where(
+            jnp.isnan(state.first_loss) & jnp.isfinite(loss), loss, state.first_loss
+        ),
     )
 
 
@@ -329,7 +348,7 @@ def _looked(
     settings: _Settings,
     entries: Sequence[Entry],
     state: MonitorState,
-    arrays: tuple[list[Any], list[Any] | None, list[Any] | None],
+    arrays: _Arrays,
 ) -> MonitorState:
     """With a look at single elements, if it is time for one.
 
@@ -342,7 +361,7 @@ def _looked(
     # both alive, and costs a copy even if it is not taken
     samples = [
         None if x is None else [sample(*pair) for pair in zip(entries, x, strict=True)]
-        for x in arrays
+        for x in (arrays[GRADIENT], arrays[PARAMETER], arrays[UPDATE])
     ]
     dtype = state.norm.dtype
     details = jax.lax.cond(

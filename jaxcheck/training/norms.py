@@ -1,8 +1,8 @@
 """Norms of all leaves in one pass over each.
 
 An array is read once: for the sum of the squares of its finite elements, and for how
-many others there are. Only if a sum overflows, arrays are read again, with a scale that
-is theirs.
+many others there are. Only if a sum overflows, arrays are read again, at scales for
+large elements.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from jaxcheck.training.counts import Count, countable
 from jaxcheck.training.leaves import Entry
 from jaxcheck.training.placement import ROWS, across, replicated, split_over
-from jaxcheck.training.sizes import Size, as_real, size_of
+from jaxcheck.training.sizes import as_real
 from jaxcheck.training.sums import summed
 
-# Powers of two that elements are multiplied by, so that squares of small ones do not
-# vanish; those of large ones overflow all the sooner, and are then read again.
-_SCALE = {32: 2.0**46, 64: 2.0**300}
+# Powers of two that elements are multiplied by. At the first, squares of small ones do
+# not vanish. A norm whose square overflows there is taken at the next, where what
+# vanishes is too small to count in 2**40 elements; the last holds any that many.
+_SCALES = {32: (2.0**46, 2.0**-30, 2.0**-90), 64: (2.0**300, 2.0**-560)}
 
 
 class Norms(NamedTuple):
@@ -47,7 +48,7 @@ def norms_of(
         axes: mesh axes that leaves may be split over; see ``gradient_statistics``.
         dtype: float32 or float64, in which sums are taken.
     """
-    scale = _SCALE[jnp.finfo(dtype).bits]
+    scale, *coarser = _SCALES[jnp.finfo(dtype).bits]
     pairs = zip(entries, arrays, strict=True)
     rows = [_once(entry, array, axes, dtype, scale) for entry, array in pairs]
     sums = jnp.concatenate([squares for squares, _ in rows])
@@ -56,16 +57,16 @@ def norms_of(
     )
 
     def bare(_: Any) -> jax.Array:
-        largest = jnp.max(sums)
-        unit = jnp.where(largest > 0, largest, 1)
-        total = jnp.sqrt(largest) * jnp.sqrt(jnp.sum(sums / unit))
-        return jnp.append(jnp.sqrt(sums), total) / scale
+        return _with_total(jnp.sqrt(sums)) / scale
 
     def again(arrays: Sequence[Any]) -> jax.Array:
+        norm = jnp.sqrt(sums) / scale
         pairs = zip(entries, arrays, strict=True)
-        parts = [_size(entry, array, axes, dtype) for entry, array in pairs]
-        sizes: Size = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-        return jnp.append(sizes.norm, sizes.joined(ROWS).norm)
+        parts = [_again(entry, array, axes, dtype, coarser) for entry, array in pairs]
+        for scaled, *squares in zip(coarser, *parts, strict=True):
+            larger = jnp.sqrt(jnp.concatenate(squares)) / scaled
+            norm = jnp.where(jnp.isfinite(norm), norm, larger)
+        return _with_total(norm)
 
     fits = jnp.all(jnp.isfinite(sums))
     norm = jax.lax.cond(fits, bare, again, list(arrays))
@@ -75,6 +76,7 @@ def norms_of(
 def _once(
     entry: Entry, array: Any, axes: tuple[str, ...], dtype: Any, scale: float
 ) -> tuple[jax.Array, Count]:
+    """The squares of a leaf's rows, and how many elements are not finite."""
     value = as_real(array, dtype)
     finite = jnp.isfinite(value)
     square = jnp.square(jnp.where(finite, value, 0) * scale)
@@ -86,12 +88,27 @@ def _once(
     return jax.tree.map(lambda x: _rows(entry, replicated(x)), rows)
 
 
-def _size(entry: Entry, array: Any, axes: tuple[str, ...], dtype: Any) -> Size:
-    size = size_of(as_real(array, dtype), entry.reduced)
+def _again(
+    entry: Entry,
+    array: Any,
+    axes: tuple[str, ...],
+    dtype: Any,
+    scales: Sequence[float],
+) -> list[jax.Array]:
+    """The squares of a leaf's rows at other scales."""
+    value = as_real(array, dtype)
+    value = jnp.where(jnp.isfinite(value), value, 0)
+    sums = summed([jnp.square(value * scale) for scale in scales], entry.axis)
     if split := split_over(axes, array):
-        size = size.joined(across(split))
-    return jax.tree.map(lambda x: _rows(entry, replicated(x)), size)
+        sums = [across(split).add(squares) for squares in sums]
+    return [_rows(entry, replicated(squares)) for squares in sums]
 
 
 def _rows(entry: Entry, value: jax.Array) -> jax.Array:
     return value if entry.axis is not None else value[None]
+
+
+def _with_total(norm: jax.Array) -> jax.Array:
+    largest = jnp.max(norm)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return jnp.append(norm, unit * jnp.sqrt(jnp.sum(jnp.square(norm / unit))))

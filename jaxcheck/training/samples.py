@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcheck.training.leaves import Entry
-from jaxcheck.training.lost import Lost, lost_of
+from jaxcheck.training.lost import Lost, lost_in
 from jaxcheck.training.moments import over
 from jaxcheck.training.placement import (
     ROWS,
@@ -23,7 +23,8 @@ from jaxcheck.training.placement import (
     replicated,
     split_over,
 )
-from jaxcheck.training.sizes import as_real, max_abs
+from jaxcheck.training.sizes import as_real
+from jaxcheck.training.sums import summed
 
 # Elements of a row that are looked at, at least where there are more.
 _TAKEN = 2048
@@ -110,17 +111,16 @@ def _rows_of(
 ) -> _Seen:
     value = as_real(grad, dtype)
     finite = jnp.isfinite(value)
-    along = entry.reduced
-
-    def count(flags: jax.Array) -> jax.Array:
-        return jnp.sum(flags, axis=along, dtype=dtype)
-
-    zeros = count(finite & (value == 0))
-    lost = Lost(jnp.zeros_like(zeros), jnp.zeros_like(zeros))
+    flags = [finite & (value == 0), finite]
     if param is not None and update is not None:
-        lost = lost_of(param, update, along, dtype)
-    largest = max_abs(jnp.where(finite, value, 0), along)
-    seen = _Seen(zeros, count(finite), largest, lost)
+        flags += lost_in(param, update, dtype)
+    zeros, elements, *counts, largest = summed(
+        [x.astype(dtype) for x in flags],
+        entry.axis,
+        largest=[jnp.where(finite, jnp.abs(value), 0)],
+    )
+    lost = Lost(*counts) if counts else Lost(*[jnp.zeros_like(zeros)] * 2)
+    seen = _Seen(zeros, elements, largest, lost)
     arrays = [x for x in (grad, param, update) if x is not None]
     if split := split_over(axes, *arrays):
         seen = seen.joined(across(split))

@@ -14,7 +14,7 @@ import numpy as np
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.training.leaves import Stacked, entries_of, fitting, nearest
 from jaxcheck.training.level import WARM, Level
-from jaxcheck.training.monitor import MonitorState
+from jaxcheck.training.monitor import PARAMETER, UPDATE, MonitorState
 from jaxcheck.training.samples import Details
 from jaxcheck.trees import by_path
 
@@ -114,6 +114,19 @@ class Seen:
         known = level.seen[quantity] > 0
         with np.errstate(over="ignore"):
             return np.where(known, np.exp(level.mean[quantity]), np.nan)
+
+    def update_ratios(self) -> Array:
+        """The medians ``[R - 1]`` of ‖u‖/‖p‖ over the steps that are kept.
+
+        NaN with fewer than 20 steps in which both were measured, finite, and not zero.
+        """
+        update, param = self.norms[:, UPDATE, :-1], self.norms[:, PARAMETER, :-1]
+        known = (update > 0) & (param > 0)
+        ratio = np.where(known, update / np.where(known, param, 1), np.nan)
+        median = np.full(len(self.names), np.nan)
+        enough = known.sum(axis=0) >= FEWEST
+        median[enough] = np.nanmedian(ratio[:, enough], axis=0)
+        return median
 
 
 def seen_of(caller: str, opt_state: Any, params: Any, stacked: Stacked) -> Seen:

@@ -12,25 +12,23 @@ from collections.abc import Callable, Iterable
 
 from jaxcheck.training.health import HealthFinding
 from jaxcheck.training.seen import Seen
-from jaxcheck.training.symptoms.broken import Loss, NonFinite
+from jaxcheck.training.symptoms.broken import NonFinite
+from jaxcheck.training.symptoms.depth import DepthProfile, Vanishing
 from jaxcheck.training.symptoms.large import (
     AlwaysClipped,
     Exploding,
     Spike,
     UpdateRatio,
 )
-from jaxcheck.training.symptoms.still import (
-    LostUpdates,
-    NeverUpdated,
-    Vanishing,
-    ZeroGradient,
-)
+from jaxcheck.training.symptoms.losses import Loss
+from jaxcheck.training.symptoms.still import LostUpdates, NeverUpdated, ZeroGradient
 
 Rule = Callable[[Seen], Iterable[HealthFinding]]
 
 __all__ = [
     "HEALTH_RULES",
     "AlwaysClipped",
+    "DepthProfile",
     "Exploding",
     "Loss",
     "LostUpdates",
@@ -49,6 +47,7 @@ HEALTH_RULES: tuple[Rule, ...] = (
     Exploding(),
     Spike(),
     Vanishing(),
+    DepthProfile(),
     ZeroGradient(),
     NeverUpdated(),
     UpdateRatio(),

@@ -1,4 +1,4 @@
-"""What is not finite: a gradient, an optimizer, parameters, a loss."""
+"""What is not finite: a gradient, an optimizer, parameters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxcheck.reports.numbers import counted, significant
+from jaxcheck.reports.numbers import counted
 from jaxcheck.training.health import HealthFinding
 from jaxcheck.training.monitor import GRADIENT, PARAMETER, UPDATE
-from jaxcheck.training.seen import FEWEST, Seen
+from jaxcheck.training.seen import Seen
 
 Array = Any
 
@@ -96,42 +96,3 @@ class NonFinite:
         """The rows that were bad first."""
         first = seen.state.first_bad[quantity, :-1]
         return np.flatnonzero((first >= 0) & (first == first[first >= 0].min()))
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """A loss that is not finite, or that has not moved since the first step.
-
-    Attributes:
-        moved: share of its first value within which it has not.
-    """
-
-    moved: float = 1e-3
-    name: str = "loss"
-
-    def __call__(self, seen: Seen) -> Iterator[HealthFinding]:
-        """One finding."""
-        known = np.flatnonzero(~np.isnan(seen.losses))
-        losses = seen.losses[known]
-        if np.isinf(losses).any():
-            step = int(seen.steps[known[np.argmax(np.isinf(losses))]])
-            yield HealthFinding(
-                rule="nonfinite_loss", message="the loss is NaN or infinite.", step=step
-            )
-            return
-        if len(losses) < 2 * FEWEST or seen.steps[0] > 0:
-            return
-        spread = float(losses.max() - losses.min())
-        if spread < self.moved * abs(float(losses[0])):
-            yield HealthFinding(
-                rule="flat_loss",
-                message=(
-                    f"the loss has moved by {significant(spread, 1)} in all, from "
-                    f"{significant(float(losses[0]), 3)}, in {len(losses)} steps."
-                ),
-                step=0,
-                value=spread,
-                threshold=self.moved * abs(float(losses[0])),
-                causes=("gradients that vanish", "a learning rate that is too low"),
-                remedies=("a higher learning rate", "look at `vanishing`"),
-            )

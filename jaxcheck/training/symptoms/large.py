@@ -146,15 +146,8 @@ class UpdateRatio:
 
     def __call__(self, seen: Seen) -> Iterator[HealthFinding]:
         """One finding, the largest first."""
-        update, param = seen.norms[:, UPDATE, :-1], seen.norms[:, PARAMETER, :-1]
-        known = (update > 0) & (param > 0)
-        if known.any(axis=1).sum() < FEWEST:
-            return
-        ratio = np.where(known, update / np.where(known, param, 1), np.nan)
-        enough = (known.sum(axis=0) >= FEWEST) & (seen.dimensions >= 2)
-        median = np.full(len(seen.names), np.nan)
-        median[enough] = np.nanmedian(ratio[:, enough], axis=0)
-        rows = np.flatnonzero(median > self.above)
+        median = seen.update_ratios()
+        rows = np.flatnonzero((seen.dimensions >= 2) & (median > self.above))
         if not rows.size:
             return
         rows = rows[np.argsort(-median[rows])]

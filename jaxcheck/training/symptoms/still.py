@@ -9,71 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.reports.numbers import counted, significant
+from jaxcheck.reports.numbers import counted
 from jaxcheck.training.health import HealthFinding
 from jaxcheck.training.monitor import GRADIENT, PARAMETER, UPDATE
 from jaxcheck.training.seen import FEWEST, Seen
 
 Array = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Vanishing:
-    """Weights whose gradient is tiny beside those of the others, and that hardly move.
-
-    Biases and scales are left aside: theirs may be zero in theory. So are weights that
-    an optimizer moves all the same, as Adam does.
-
-    Attributes:
-        below: root mean square over that of the median row.
-        moving: update ratio of a row that does move.
-        under: a norm that is too small whatever the others are, 1e-6 in classical
-            practice; None for none.
-    """
-
-    below: float = 1e-4
-    moving: float = 1e-6
-    under: float | None = None
-    name: str = "vanishing"
-
-    def __call__(self, seen: Seen) -> Iterator[HealthFinding]:
-        """One finding, the smallest row first."""
-        usual = seen.usual(GRADIENT)[:-1]
-        weights = (seen.dimensions >= 2) & (seen.state.level.seen[GRADIENT, :-1] > 0)
-        if seen.state.step < FEWEST or not weights.any():
-            return
-        rms = usual / np.sqrt(seen.sizes)
-        relative = rms / np.median(rms[weights])
-        ratio = seen.state.update_ratio[:-1]
-        small = weights & (relative < self.below) & (ratio < self.moving)
-        if self.under is not None:
-            small |= weights & (usual < self.under)
-        if not small.any():
-            return
-        rows = np.flatnonzero(small)
-        rows = rows[np.argsort(relative[rows])]
-        least = float(relative[rows[0]])
-        yield HealthFinding(
-            rule=self.name,
-            message=(
-                f"its gradient is usually {significant(least, 1)} of that of the "
-                "median row, by root mean square, and it hardly moves."
-            ),
-            **seen.naming(rows),
-            step=int(seen.steps[0]),
-            value=least,
-            threshold=self.below,
-            causes=(
-                "activations that saturate, layer after layer",
-                "an initialization that is too small",
-            ),
-            remedies=(
-                "ReLU, GELU or ELU in place of sigmoid or tanh",
-                "He or Xavier initialization",
-                "normalization and residual connections",
-                "an optimizer that divides by its moments, such as Adam",
-            ),
-        )
 
 
 @dataclasses.dataclass(frozen=True)
