@@ -185,6 +185,17 @@ def test_vanishing_by_depth():
     assert not findings(state, params)
 
 
+def test_a_whole_gradient_that_fades():
+    tamper = scaled(lambda k: 10.0 ** (-k / 20))
+    params, state = train(monitor(optax.sgd(1e-3)), mlp(), tamper=tamper)
+    found = findings(state, params)
+    assert set(found) == {"vanishing"}
+    assert found["vanishing"].leaf is None
+    assert found["vanishing"].value < 1e-3
+    _, state = train(monitor(optax.adam(1e-3)), mlp(), tamper=tamper)
+    assert not findings(state, params)  # it still moves
+
+
 def sigmoids(depth, stacked):
     """A network of sigmoids, its layers leaves of their own or one leaf."""
     keys = jax.random.split(jax.random.key(0), depth)

@@ -28,6 +28,9 @@ LEAVES = {
 # Their question is another one; each has a test of its own.
 OTHERS = {
     "char_language_model",
+    "gan",
+    "q_learning",
+    "remedies",
     "dqn",
     "dropout_seed",
     "graph_attention",
@@ -52,6 +55,10 @@ def row_of(leaf, report):
     rows = [line for line in report.splitlines() if line.strip().startswith(leaf)]
     assert len(rows) == 1, report
     return rows[0]
+
+
+# Two networks, and nineteen experiments, take some more lines.
+LINES = {"gan": 140, "remedies": 210}
 
 
 def is_name(example):
@@ -84,7 +91,7 @@ def test_command_line_reads_the_problem_of_an_example(example, problem, status):
 @pytest.mark.parametrize("example", EVERY, ids=is_name)
 def test_example_is_short_and_told_apart(example):
     text = example.read_text()
-    assert len(text.splitlines()) <= 110
+    assert len(text.splitlines()) <= LINES.get(example.stem, 110)
     assert (example.stem in LEAVES) != (example.stem in OTHERS)
 
 
@@ -170,6 +177,47 @@ def test_example_of_a_language_model_that_breaks_and_is_replayed():
     born = line_with("jnp.log(found)", code)
     where = "Where: infinity is born in the forward pass of log"
     assert f"{where} examples/char_language_model.py:{born} `log` of 0" in careless
+
+
+def test_example_of_remedies(tmp_path):
+    done = run(ROOT / "examples" / "remedies.py", tmp_path / "remedies.png")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "remedies.png").stat().st_size > 10_000
+    _, *rows = done.stdout.splitlines()
+    found = {}
+    for row in rows:
+        name, before, after, findings = re.fullmatch(
+            r"(\D+?) {2,}.* (\d+)% → +(\d+)%  (.*)", row
+        ).groups()
+        found[name] = findings
+        assert int(after) > int(before), row
+    assert len(found) == 19
+    assert {found[name] for name in ("ReLU", "LeakyReLU", "ELU", "GELU")} == {
+        "depth_profile"
+    }
+    assert found["He initialization"] == "flat_loss"
+    assert found["loss scaling"] == "zero_gradient"
+
+
+def test_example_of_a_gan():
+    titles = ("The generator descends log(1 - D)", "The generator descends -log D")
+    (fading, lasting), _ = reports_of("gan", *titles)
+    number = r"Gradient of the generator: (\S+) at first, (\S+) at last"
+    first, last = map(float, re.search(number, fading).groups())
+    assert last < 1e-2 * first
+    assert "vanishing" in fading.partition("Gradient of the generator")[2]
+    first, last = map(float, re.search(number, lasting).groups())
+    assert last > 0.1 * first
+    assert "vanishing in" not in lasting
+
+
+def test_example_of_q_learning():
+    titles = ("As it should be", "Without a target network")
+    (right, wrong), _ = reports_of("q_learning", *titles)
+    assert "nothing is wrong with training" in right
+    assert float(re.search(r"stand (\S+) high", right)[1]) > 0.9
+    assert "training is not healthy: " in wrong
+    assert float(re.search(r"stand (\S+) high", wrong)[1]) < 0.5
 
 
 def test_example_of_an_optimizer():

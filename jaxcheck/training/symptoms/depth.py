@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcheck.reports.numbers import significant
 from jaxcheck.training.health import HealthFinding
+from jaxcheck.training.level import WARM
 from jaxcheck.training.monitor import GRADIENT
 from jaxcheck.training.seen import FEWEST, Seen
 
@@ -43,26 +44,30 @@ class Vanishing:
     """Weights whose gradient is tiny beside those of the others, and that hardly move.
 
     Biases and scales are left aside: theirs may be zero in theory. So are weights that
-    an optimizer moves all the same, as Adam does.
+    an optimizer moves all the same, as Adam does. And a whole gradient that is tiny
+    beside what it was, with updates that hardly move anything.
 
     Attributes:
         below: root mean square over that of the median row.
-        moving: update ratio of a row that does move.
+        faded: the whole gradient over that of the first 20 steps.
+        moving: update ratio of what does move.
         under: a norm that is too small whatever the others are, 1e-6 in classical
             practice; None for none.
     """
 
     below: float = 1e-4
+    faded: float = 1e-3
     moving: float = 1e-6
     under: float | None = None
     name: str = "vanishing"
 
     def __call__(self, seen: Seen) -> Iterator[HealthFinding]:
-        """One finding, the smallest row first."""
+        """One finding of rows, the smallest first, and one of everything."""
         usual = seen.usual(GRADIENT)[:-1]
         weights = (seen.dimensions >= 2) & (seen.state.level.seen[GRADIENT, :-1] > 0)
         if seen.state.step < FEWEST or not weights.any():
             return
+        yield from self._whole(seen)
         rms = usual / np.sqrt(seen.sizes)
         relative = rms / np.median(rms[weights])
         ratio = seen.state.update_ratio[:-1]
@@ -86,6 +91,32 @@ class Vanishing:
             threshold=self.below,
             causes=_SHRINKS,
             remedies=_AGAINST_SHRINKING,
+        )
+
+    def _whole(self, seen: Seen) -> Iterator[HealthFinding]:
+        level, ratio = seen.state.level, float(seen.state.update_ratio[-1])
+        share = math.exp(float(level.mean[GRADIENT, -1] - level.start[GRADIENT, -1]))
+        begun = level.seen[GRADIENT, -1] > WARM
+        if not begun or share >= self.faded or not 0 <= ratio < self.moving:
+            return
+        yield HealthFinding(
+            rule=self.name,
+            message=(
+                f"the whole gradient is usually {significant(share, 1)} of what it was "
+                f"in the first {WARM} steps, and a step moves everything by "
+                f"{significant(ratio, 1)} of its size."
+            ),
+            step=int(seen.steps[0]),
+            value=share,
+            threshold=self.faded,
+            causes=(
+                "a loss that saturates, as that of a generator does",
+                "training that has come to its end",
+            ),
+            remedies=(
+                "a loss with a gradient where it is wrong",
+                "an optimizer that divides by its moments, such as Adam",
+            ),
         )
 
 
