@@ -24,6 +24,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxcheck import MonitorState, leaf_names, monitor
+from tests.test_check_compilations import compilations
 
 RNG = np.random.default_rng(1)
 needs_four_devices = pytest.mark.skipif(
@@ -179,6 +180,17 @@ def test_eager_steps_and_one_compilation():
     assert len(traced) == 1
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(eager), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-9)
+
+
+def test_a_step_that_is_not_jitted_compiles_once():
+    tx = monitor()
+    grad = jax.tree.map(lambda g: jnp.asarray(g[0]), gradients())
+    _, state = tx.update(grad, tx.init(PARAMS), PARAMS)
+    with compilations() as seen:
+        for _ in range(3):
+            _, state = tx.update(grad, state, PARAMS)
+    assert not seen
+    assert state.step == 4
 
 
 def test_donation():

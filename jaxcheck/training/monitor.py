@@ -35,6 +35,7 @@ UNMEASURED = -1.0
 _MOST = 0.5
 
 
+# Of gradient, update and parameters, one for each entry.
 _Arrays = tuple[list[Any], list[Any] | None, list[Any] | None]
 
 
@@ -254,7 +255,7 @@ def _seen(
         settings: of the monitor.
         entries: of the leaves.
         state: before it, without that of the optimizer.
-        arrays: of gradient, update and parameters, one for each entry, or None.
+        arrays: what was given of them.
         value: the loss, or None.
     """
     step, dtype = state.step, state.norm.dtype
