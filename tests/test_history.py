@@ -15,7 +15,7 @@ import pytest
 
 import jaxcheck
 from jaxcheck import History, InvalidInputError
-from jaxcheck.training.history import octaves, tag
+from jaxcheck.training.history_numbers import octaves, tag
 
 PARAMS = {"layers": jnp.stack([jnp.eye(4) * 0.9] * 3), "out": jnp.ones(4) / 2}
 STACKED = "['layers']"

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,17 +18,22 @@ import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.reports.progress import ProgressOption
-from jaxcheck.training.histogram import histogram_edges
-from jaxcheck.training.leaves import Stacked, leaf_names
+from jaxcheck.training.history_numbers import (
+    as_dict,
+    octaves,
+    read_json,
+    rows_of,
+    tag,
+    write_csv,
+)
+from jaxcheck.training.leaves import Stacked, entries_of
 from jaxcheck.training.live import Live, live_for
-from jaxcheck.training.monitor import QUANTITIES, UNMEASURED
+from jaxcheck.training.monitor import QUANTITIES
 from jaxcheck.training.seen import Seen, seen_of
 from jaxcheck.training.statistics import GradientStatistics
 
 Array = Any
 Path = str | os.PathLike[str]
-
-_VERSION = 1
 
 
 class _Part(NamedTuple):
@@ -90,7 +93,8 @@ class History:
             InvalidInputError: ``params`` has no floating leaf, or ``stacked`` does not
                 fit it.
         """
-        self._begin(leaf_names(params, stacked=stacked))
+        entries = entries_of("History(params=...)", params, stacked)
+        self._begin([name for entry in entries for name in entry.names])
         self._params = jax.tree.map(_shape_of, params)
         self._stacked: Stacked = stacked
 
@@ -268,22 +272,7 @@ class History:
             >>> for step, values in history.rows(since=100):  # doctest: +SKIP
             ...     wandb.log(values, step=step)
         """
-        names = [tag(name) for name in self.names]
-        for step, norms, loss in zip(self.steps, self.norms, self.losses, strict=True):
-            if step < since:
-                continue
-            values: dict[str, float] = {}
-            if not math.isnan(loss):
-                values["loss"] = float(loss)
-            for quantity, row in zip(QUANTITIES, norms.tolist(), strict=True):
-                if row[-1] == UNMEASURED:
-                    continue
-                values[quantity] = row[-1]
-                for name, norm in zip(names, row[:-1], strict=True):
-                    values[f"{quantity}/{name}"] = norm
-            if values.get("update", 0) > 0 and values.get("parameter", 0) > 0:
-                values["update_ratio"] = values["update"] / values["parameter"]
-            yield int(step), values
+        yield from rows_of(self, since)
 
     def histograms(self, step: int) -> dict[str, tuple[Array, Array]]:
         """The gradient of a step in octaves of its magnitude, leaf by leaf.
@@ -316,20 +305,7 @@ class History:
 
         What is not finite becomes a string, what was not measured None.
         """
-        return {
-            "version": _VERSION,
-            "names": list(self.names),
-            "missing": self.missing,
-            "steps": self.steps.tolist(),
-            "losses": [None if math.isnan(x) else _plain(x) for x in self.losses],
-            "norms": {
-                quantity: [
-                    [None if x == UNMEASURED else _plain(x) for x in row]
-                    for row in self.norms[:, k].tolist()
-                ]
-                for k, quantity in enumerate(QUANTITIES)
-            },
-        }
+        return as_dict(self)
 
     def to_json(self, path: Path) -> None:
         """Write ``to_dict`` to a file."""
@@ -341,15 +317,7 @@ class History:
 
         A cell is empty where nothing was measured.
         """
-        import csv
-
-        rows = list(self.rows())
-        columns = dict.fromkeys(name for _, values in rows for name in values)
-        with pathlib.Path(path).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *columns], lineterminator="\n")
-            writer.writeheader()
-            for step, values in rows:
-                writer.writerow({"step": step, **values})
+        write_csv(self, path)
 
     @classmethod
     def from_json(cls, path: Path) -> History:
@@ -358,22 +326,11 @@ class History:
         Raises:
             InvalidInputError: it is no such file.
         """
+        held = read_json(path)
         history = cls.__new__(cls)
-        try:
-            held = json.loads(pathlib.Path(path).read_text("utf-8"))
-            history._begin(held["names"])
-            history._params = None
-            steps = np.array(held["steps"], int)
-            losses = _numbers(held["losses"], math.nan)
-            norms = [_numbers(held["norms"][q], UNMEASURED) for q in QUANTITIES]
-            shape = len(steps), *history.norms.shape[1:]
-            part = _Part(steps, np.stack(norms, axis=1).reshape(shape), losses)
-            history._parts = [part]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidInputError(
-                f"`History.from_json(path={str(path)!r})` must be a file that "
-                f"`to_json` wrote: {type(error).__name__}, {error}."
-            ) from error
+        history._begin(held.names)
+        history._params = None
+        history._parts = [_Part(held.steps, held.norms, held.losses)]
         return history
 
     def to_tensorboard(self, target: Any, since: int = 0) -> None:
@@ -408,40 +365,6 @@ class History:
         if path is not None:
             figure.savefig(path)
         return figure
-
-
-def tag(name: str) -> str:
-    """The name of a row as trackers write it.
-
-    Example:
-        >>> tag("['layers']['up'][1]"), tag(".kernel"), tag("")
-        ('layers/up/1', 'kernel', 'params')
-    """
-    keys = re.findall(
-        r"""\['([^']*)'\]|\["([^"]*)"\]|\[([^\]]*)\]|\.?([^.\[]+)""", name
-    )
-    return "/".join("".join(key).replace(":, ", "") for key in keys) or "params"
-
-
-def octaves() -> Array:
-    """Edges of the bins of a histogram as log2 |g|, the outer ones finite."""
-    inner = np.log2(histogram_edges()[1:-1])
-    return np.concatenate([[inner[0] - 1], inner, [inner[-1] + 1]])
-
-
-def _plain(value: float) -> float | str:
-    return float(value) if math.isfinite(value) else str(float(value))
-
-
-def _numbers(values: Any, nothing: float) -> Array:
-    """An array of what ``to_dict`` made lists of."""
-
-    def number(value: Any) -> Any:
-        if isinstance(value, list):
-            return [number(x) for x in value]  # pyright: ignore[reportUnknownVariableType]
-        return nothing if value is None else float(value)
-
-    return np.array(number(values), float)
 
 
 def _shape_of(value: Any) -> Any:

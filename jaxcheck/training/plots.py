@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxcheck.errors import InvalidInputError
-from jaxcheck.training.history import History, octaves, tag
+from jaxcheck.training.history import History
+from jaxcheck.training.history_numbers import octaves, tag
 from jaxcheck.training.leaves import fitting, nearest
 from jaxcheck.training.monitor import GRADIENT, PARAMETER, QUANTITIES, UPDATE
 
