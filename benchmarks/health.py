@@ -154,6 +154,11 @@ FAULTS: dict[str, Fault] = {
         "vanishing",
         steps=None,
     ),
+    "a leaf that is frozen": Fault(
+        Plan(updates=lambda leaf, updates: at_leaf(leaf, jnp.zeros_like)(updates)),
+        "never_updated",
+        steps=(0, 0),
+    ),
     "updates that bfloat16 loses": Fault(
         Plan(lambda: optax.sgd(1e-5), cast=jnp.bfloat16),
         "lost_updates",

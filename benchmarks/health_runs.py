@@ -228,20 +228,25 @@ class Plan:
     Attributes:
         optimizer: makes it.
         gradients: changes them, given the step and the leaf of the architecture.
+        updates: changes those of the optimizer, given the leaf.
         carry: changes parameters and state of the optimizer after each step.
         cast: the dtype of the parameters.
     """
 
     optimizer: Callable[[], Any] = lambda: optax.adam(2e-3)
     gradients: Callable[[Any, str, Any], Any] = lambda step, leaf, grads: grads
+    updates: Callable[[str, Any], Any] | None = None
     carry: Callable[[Any, str, Any], Any] = lambda step, leaf, carry: carry
     cast: Any = jnp.float32
 
 
 def run(architecture: Architecture, plan: Plan, seeds: int) -> tuple[Any, Any]:
     """Parameters and states after all steps, with a first axis of seeds."""
-    tx = jaxcheck.monitor(plan.optimizer(), stacked=architecture.stacked)
-    leaf = architecture.leaf
+    leaf, optimizer, change = architecture.leaf, plan.optimizer(), plan.updates
+    if change is not None:
+        last = optax.stateless(lambda updates, _: change(leaf, updates))
+        optimizer = optax.chain(optimizer, last)
+    tx = jaxcheck.monitor(optimizer, stacked=architecture.stacked)
 
     def loss_fn(params: Any, batch: Any) -> Any:
         """Computed in float32, whatever parameters are stored in."""

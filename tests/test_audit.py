@@ -266,6 +266,11 @@ def test_not_a_scalar():
         audit(lambda p: p, jnp.ones(3), grads=jnp.ones(3), key=key())
 
 
+def test_a_loss_that_is_no_function():
+    with pytest.raises(jaxcheck.InvalidInputError, match=r"audit\(loss_fn=.*got int"):
+        audit(3, PARAMS, X, grads=PARAMS, key=key())
+
+
 def test_gradient_of_something_else():
     with pytest.raises(jaxcheck.InvalidInputError, match=r"audit\(params=\.\.\.\)"):
         audit(quadratic, PARAMS, X, grads={"v": jnp.ones(4)}, key=key())

@@ -378,8 +378,10 @@ def test_a_loss_that_rises_above_where_it_began():
 
 def test_a_loss_that_rises_is_known_by_its_first_value_in_a_short_window():
     batches = data()
-    _, state = train(monitor(optax.sgd(-1e-3), window=32), mlp(), batches=batches)
+    tx = monitor(optax.sgd(-3e-4), window=32)
+    params, state = train(tx, mlp(), batches=batches)
     assert len(state.losses) == 32
+    assert "rising_loss" in {f.rule for f in diagnose(state, params).findings}
     assert float(state.first_loss) == pytest.approx(
         float(loss_of()(mlp(), jax.tree.map(lambda x: x[0], batches))), rel=1e-5
     )

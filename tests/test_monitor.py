@@ -333,3 +333,28 @@ def test_bad_trees():
     with pytest.raises(jaxcheck.InvalidInputError, match="must have the shapes of"):
         tx.update({**PARAMS, "z": jnp.ones(3)}, state, PARAMS)
     assert isinstance(state, MonitorState)
+    with pytest.raises(jaxcheck.InvalidInputError, match=r"update\(state=.*got tuple"):
+        tx.update(PARAMS, (), PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        ("low", "got str"),
+        (np.ones(2, np.float32), r"got float32\[2\]"),
+        (1j, r"got complex\d+\[\]"),
+        ({"loss": 1.0}, "got dict"),
+    ],
+)
+def test_a_loss_that_is_no_number(value, got):
+    tx = monitor()
+    with pytest.raises(jaxcheck.InvalidInputError, match=r"update\(value=.*" + got):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=value)
+
+
+def test_a_loss_may_be_any_real_number():
+    tx = monitor()
+    state = tx.init(PARAMS)
+    for value in (1, 2.5, np.float64(3), jnp.bfloat16(4), jnp.int32(5)):
+        _, state = tx.update(PARAMS, state, PARAMS, value=value)
+    assert state.losses[:5].tolist() == [1, 2.5, 3, 4, 5]

@@ -170,6 +170,25 @@ def test_a_layer_of_a_stack_is_replayed_as_its_leaf_and_a_train_state_is_read():
     assert (again.leaf, again.passed) == ("['layers']", True)
 
 
+def test_a_leaf_that_is_not_among_the_parameters_is_said():
+    batches = with_batch(lambda x: 400.0 * x)
+    train_step, start, _, report = trained(loss_fn, batches)
+
+    def only_shift(params, x):
+        return loss_fn({"scale": PARAMS["scale"], "shift": params["b"]}, x)
+
+    again = report.replay(
+        only_shift,
+        start,
+        batches,
+        train_step=train_step,
+        finding=found(report, "spike"),
+        params_of=lambda state: {"b": state[0]["shift"]},
+    )
+    assert (again.leaf, again.passed) == (None, True)
+    assert "['scale'] is not among the parameters, so all of them" in str(again)
+
+
 def test_clear_errors():
     batches = with_batch(lambda x: x.at[2, 1].set(0.0))
     train_step, start, after, report = trained(root_fn, batches)

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcheck.errors import InvalidInputError
+from jaxcheck.gradients.options import require_function
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.precision import coarsest_eps
 from jaxcheck.jaxprs.trace import loss_of
@@ -177,6 +178,7 @@ def audit(
         >>> bool(found.wrong)
         True
     """
+    require_function("audit", "loss_fn", loss_fn)
     entries = entries_of("audit(grads=...)", grads)
     at = aligned("audit(params=...)", entries, params)
     slopes = aligned("audit(grads=...)", entries, grads)

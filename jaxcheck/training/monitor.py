@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxcheck.errors import InvalidInputError
@@ -181,6 +182,8 @@ def monitor(
     def update(
         grads: Any, state: MonitorState, params: Any = None, **extra: Any
     ) -> tuple[Any, MonitorState]:
+        _require_state(state)
+        loss = _loss_of(extra)
         updates, inner_state = grads, state.inner
         if optimizer is not None:
             updates, inner_state = optimizer.update(grads, state.inner, params, **extra)
@@ -195,7 +198,7 @@ def monitor(
             None if optimizer is None else _arrays("updates", entries, updates),
             None if params is None else _arrays("params", entries, params),
         )
-        given = state._replace(inner=()), arrays, extra.get("value")
+        given = state._replace(inner=()), arrays, loss
         is_traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(given))
         seen = (watch if is_traced else compiled)(entries, *given)
         return updates, seen._replace(inner=inner_state)
@@ -247,7 +250,7 @@ def _seen(
     entries: Sequence[Entry],
     state: MonitorState,
     arrays: _Arrays,
-    value: Any,
+    value: jax.Array | None,
 ) -> MonitorState:
     """The state with one more step.
 
@@ -281,7 +284,7 @@ def _seen(
     seen = _looked(settings, entries, seen, arrays)
     loss = jnp.full((), jnp.nan, dtype)
     if value is not None:
-        given = jnp.asarray(value, dtype)
+        given = value.astype(dtype)
         loss = jnp.where(jnp.isnan(given), jnp.inf, given)
     return seen._replace(
         step=step + 1,
@@ -299,6 +302,35 @@ def _arrays(name: str, entries: Sequence[Entry], tree: Any) -> list[Any]:
     arrays = aligned(argument, entries, tree, partly=True, like="params")
     pairs = zip(entries, arrays, strict=True)
     return [jnp.zeros(e.shape) if x is None else jnp.asarray(x) for e, x in pairs]
+
+
+def _require_state(state: Any) -> None:
+    if not isinstance(state, MonitorState):
+        raise InvalidInputError(
+            "`monitor(...).update(state=...)` must be the state that its `init` or "
+            f"`update` returned, a MonitorState; got {type(state).__name__}."
+        )
+
+
+def _loss_of(extra: dict[str, Any]) -> jax.Array | None:
+    """The loss that ``update`` was given, a real scalar."""
+    value = extra.get("value")
+    if value is None:
+        return None
+    dtype = jax.dtypes.result_type(value) if _is_numeric(value) else None
+    if dtype is None or jnp.shape(value) or jnp.issubdtype(dtype, np.complexfloating):
+        got = type(value).__name__ if dtype is None else f"{dtype}{[*jnp.shape(value)]}"
+        raise InvalidInputError(
+            "`monitor(...).update(value=...)` must be the loss, a real scalar; got "
+            f"{got}."
+        )
+    return jnp.asarray(value)
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, int | float | complex | np.generic) or hasattr(
+        value, "dtype"
+    )
 
 
 def _require_rows(entries: Sequence[Entry], wanted: int) -> None:

@@ -32,7 +32,8 @@ class ReplayReport(Report):
         verdict: that of ``check``.
         finding: what was replayed.
         step: number of the training step whose parameters and batch were used.
-        leaf: path of the leaf that was checked; None for all of them.
+        leaf: path of the leaf that was checked; None for all of them, which is said
+            where the finding names a leaf that the parameters do not have.
         reproduced: whether the loss or its gradient is not finite there, for a finding
             that says so; None for others.
         check: the check of the gradient, with the equations that are to blame.
@@ -57,7 +58,17 @@ class ReplayReport(Report):
         place = "the gradient"
         if self.leaf is not None:
             place += f" of {self.leaf or 'the leaf'}"
-        told = f"Step {self.step}, where {self.finding.rule} was found: {place} is "
+        told = f"Step {self.step}, where {self.finding.rule} was found: "
+        if (
+            self.leaf is None
+            and self.finding.leaf is not None
+            and not _is_broken(self.finding)
+        ):
+            told += (
+                f"{self.finding.leaf} is not among the parameters, so all of them were "
+                "checked; "
+            )
+        told += f"{place} is "
         if self.reproduced is False:
             return told + (
                 "finite here. The run was another one: other batches, keys or "
@@ -94,13 +105,13 @@ def replay(
     step = begun if finding.step is None else finding.step
     state, batch = _reached(train_step, state, batches, begun, step, progress)
     params = accessor(state)
-    leaf = None if finding.rule in _BROKEN else _leaf_of(finding, params)
+    leaf = None if _is_broken(finding) else _leaf_of(finding, params)
     if leaf is None:
         checked = check(loss_fn, params, batch, progress=progress, **options)
     else:
         checked = _checked_alone(loss_fn, params, batch, leaf, progress, options)
     reproduced = None
-    if finding.rule in _BROKEN:
+    if _is_broken(finding):
         kinds = {f.kind for f in checked.findings}
         reproduced = not kinds.isdisjoint(("nan_loss", "nan_gradient"))
     return ReplayReport(
@@ -111,6 +122,10 @@ def replay(
         reproduced=reproduced,
         check=checked,
     )
+
+
+def _is_broken(finding: HealthFinding) -> bool:
+    return finding.rule in _BROKEN
 
 
 def _chosen(report: HealthReport, finding: HealthFinding | None) -> HealthFinding:

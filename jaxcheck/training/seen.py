@@ -115,6 +115,10 @@ class Seen:
         with np.errstate(over="ignore"):
             return np.where(known, np.exp(level.mean[quantity]), np.nan)
 
+    def usual_rms(self, quantity: int) -> Array:
+        """The usual root mean squares of the rows that have names, ``[R - 1]``."""
+        return self.usual(quantity)[:-1] / np.sqrt(self.sizes)
+
     def update_ratios(self) -> Array:
         """The medians ``[R - 1]`` of ‖u‖/‖p‖ over the steps that are kept.
 

@@ -63,17 +63,16 @@ class Vanishing:
 
     def __call__(self, seen: Seen) -> Iterator[HealthFinding]:
         """One finding of rows, the smallest first, and one of everything."""
-        usual = seen.usual(GRADIENT)[:-1]
         weights = (seen.dimensions >= 2) & (seen.state.level.seen[GRADIENT, :-1] > 0)
         if seen.state.step < FEWEST or not weights.any():
             return
         yield from self._whole(seen)
-        rms = usual / np.sqrt(seen.sizes)
+        rms = seen.usual_rms(GRADIENT)
         relative = rms / np.median(rms[weights])
         ratio = seen.state.update_ratio[:-1]
         small = weights & (relative < self.below) & (ratio < self.moving)
         if self.under is not None:
-            small |= weights & (usual < self.under)
+            small |= weights & (seen.usual(GRADIENT)[:-1] < self.under)
         if not small.any():
             return
         rows = np.flatnonzero(small)
@@ -143,7 +142,7 @@ class DepthProfile:
         """One finding, of the steepest profile; the lower ends of others are named."""
         if seen.state.step < FEWEST:
             return
-        rms = seen.usual(GRADIENT)[:-1] / np.sqrt(seen.sizes)
+        rms = seen.usual_rms(GRADIENT)
         ratios = seen.update_ratios()
         steep: list[tuple[float, Array]] = []
         for numbers, rows in _profiles(seen.names, seen.dimensions):

@@ -46,7 +46,8 @@ class Loss:
                 step=int(steps[np.argmax(np.isinf(losses))]),
             )
             return
-        if len(losses) < 2 * FEWEST:
+        # a ring may hold fewer than were seen
+        if len(losses) <= FEWEST or steps[-1] + 1 < 2 * FEWEST:
             return
         first = float(seen.state.first_loss)
         spread = float(losses.max() - losses.min())
