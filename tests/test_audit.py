@@ -10,8 +10,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxcheck
+from benchmarks import audit_runs as audited
 from jaxcheck import Audit, AuditState, audit
-from tests.programs import audited
 from tests.test_optimizers_table import some
 
 needs_four_devices = pytest.mark.skipif(
@@ -143,6 +143,16 @@ def test_kink_is_not_called_wrong(at):
     """Any slope between those of both sides is a right one at a kink."""
     loss_fn = lambda x: jnp.abs(x[0]) + 1.0  # noqa: E731
     assert not any(r.wrong for r in found_with(loss_fn, jnp.array([at])))
+
+
+def test_kinks_on_both_sides_are_not_called_wrong():
+    """The loss is as curved as without them: only finer steps tell them apart."""
+
+    def loss_fn(x):
+        t, at = x[0] - 1.0, 5e-5
+        return x[0] + 0.3 * (jax.nn.relu(t - at) - jax.nn.relu(-t - at))
+
+    assert not any(r.wrong for r in found_with(loss_fn, jnp.ones(1)))
 
 
 def test_jump_is_not_called_wrong():

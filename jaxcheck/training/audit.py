@@ -11,7 +11,11 @@ rounding has left of k steps, so parameters in bfloat16 are as good as others. W
 the error bar of ``jaxcheck.check`` with :math:`\epsilon W = \epsilon \sum |g_i a_i|`
 for the rounding of the gradient itself, the gradient agrees if :math:`|e(1)|` is within
 its bar. That costs five evaluations. Otherwise, and only then, a ladder of steps is
-gone up and noise is measured.
+gone up, in two directions, and noise is measured. Where the error is large beside it,
+finer steps count, in full precision: two kinks close to the point, one on each side,
+may leave the curve of the loss as it is and look like an error of the gradient. Of
+800,000 right gradients of ReLU networks, five were called wrong without such steps,
+one with them.
 
 This module says that a gradient is wrong and when; where, ``jaxcheck.check`` says.
 """
@@ -35,12 +39,14 @@ from jaxcheck.training.leaves import Entry, aligned, entries_of
 from jaxcheck.training.placement import split_over
 from jaxcheck.training.sizes import accumulator, size_of
 
-# Steps of the first comparison, and of the ladder: three pairs, each twice the last.
+# Steps of the first comparison, and of the ladder, each twice the last. Finer ones are
+# put before it in full precision, and asked where noise leaves them something to say.
 _FIRST = (1.0, 2.0)
 _LADDER = (0.5, 1.0, 2.0, 4.0)
+_FINER = (0.125, 0.25)
 # Directions in which a gradient must be wrong to be called so.
 _DIRECTIONS = 2
-# Of the same error at three steps, the largest may differ from the smallest by this.
+# Of the same error at several steps, the largest may differ from the smallest by this.
 _STABLE = 0.25
 
 
@@ -135,11 +141,11 @@ def audit(
     both sides of ``params``, in the program's own precision, against what ``grads``
     predicts. It agrees if the two differ by no more than the error bar, which has the
     truncation of the difference, the rounding of the loss and of the gradient, and
-    kinks. It is wrong only if three steps in two directions say so.
+    kinks. It is wrong only if three to five steps in two directions say so.
 
     It costs five evaluations of the loss, about as much as two train steps; 13 where
     the loss is computed in fewer digits than float32, because noise is measured there.
-    What does not agree at once is looked at with up to 32 more.
+    What does not agree at once is looked at with up to 40 more.
 
     What it does not establish: that a gradient in agreement is right to better than
     ``error_bar / |autodiff|``, or in a coordinate that contributes little.
@@ -236,6 +242,11 @@ class _Line(NamedTuple):
     def is_coarse(self) -> bool:
         """Whether the loss is computed in less digits than it is summed in."""
         return self.computed > float(jnp.finfo(self.here.dtype).eps)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is coarser than the dtype of all sums."""
+        return self.eps <= float(jnp.finfo(self.here.dtype).eps)
 
     def at(self, numbers: Sequence[float]) -> _Changes:
         """What each number of steps changes."""
@@ -337,13 +348,21 @@ def _judged(along: Callable[[Any], _Line]) -> Audit:
 
 def _is_contradicted(line: _Line) -> jax.Array:
     """Whether all steps say that the gradient is wrong, by the same amount."""
-    numbers = _both(_LADDER)
+    finer = _FINER if line.is_exact else ()
+    steps = (*finer, *_LADDER)
+    numbers = _both(steps)
     ladder, close = line.at((*numbers, *_close(line))).split(len(numbers))
-    rounding = line.eps * ladder.sizes[_LADDER.index(1.0)]
-    bars = _bars(line.curved(ladder), _LADDER, line.noise(close), rounding)
-    error = _odd(ladder.residuals, _LADDER)[:-1]
+    rounding = line.eps * ladder.sizes[steps.index(1.0)]
+    noise = line.noise(close)
+    error = _odd(ladder.residuals, steps)[:-1]
+    at = jnp.asarray(steps[:-1], error.dtype)
+    # A finer step is asked where its noise is no more than a third of the error.
+    first = error[len(finer)]
+    asked = (at >= _LADDER[0]) | (2 * noise / at <= jnp.abs(first) / 3)
+    bars = _bars(line.curved(ladder), steps, noise, rounding, asked)
+    error = jnp.where(asked, error, first)
     stable = jnp.ptp(error) <= _STABLE * jnp.max(jnp.abs(error))
-    return jnp.all(jnp.abs(error) > bars) & stable
+    return jnp.all((jnp.abs(error) > bars) | ~asked) & stable
 
 
 def _close(line: _Line) -> tuple[float, ...]:
@@ -367,21 +386,27 @@ def _odd(values: jax.Array, steps: Sequence[float]) -> jax.Array:
 
 
 def _bars(
-    changes: jax.Array, steps: Sequence[float], noise: jax.Array, rounding: jax.Array
+    changes: jax.Array,
+    steps: Sequence[float],
+    noise: jax.Array,
+    rounding: jax.Array,
+    asked: jax.Array | bool = True,
 ) -> jax.Array:
     """The bar at each step but the last, of which it takes the truncation.
 
     Let S(k) be the difference of the slopes on both sides of the point. It grows with k
     where the loss is curved, and stays where it has a kink: 2S(k) − S(2k) is the kink
     alone. Any slope between those on both sides is right there; kinks that are apart
-    may hide part of one another, so all of it is allowed, not half.
+    may hide part of one another, so all of it is allowed, not half, and the largest
+    that any step shows that is ``asked``.
     """
     at = jnp.asarray(steps, changes.dtype)
     plus, minus = jnp.split(changes, 2)
     slopes = (plus + minus) / at
     kinks = jnp.abs(2 * slopes[:-1] - slopes[1:])
     truncation = 2 / 3 * jnp.abs(jnp.diff(_odd(changes, steps)))
-    return truncation + 2 * noise / at[:-1] + rounding + jnp.max(kinks)
+    largest = jnp.max(jnp.where(asked, kinks, 0.0))
+    return truncation + 2 * noise / at[:-1] + rounding + largest
 
 
 def _noise(changes: jax.Array) -> jax.Array:

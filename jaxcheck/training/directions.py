@@ -12,14 +12,20 @@ not, such as rows that were left out of it. The weight w keeps errors of two lea
 canceling.
 
 Lengths are such that each of the L leaves changes the loss f by
-:math:`\eta|f|/\sqrt L`. No leaf moves further than :math:`\eta` times its own RMS, or
-that of all parameters if larger; nor less than :math:`\sqrt\eta` times that, for a
-gradient that is far too large must not hold its leaf in place. With
-:math:`\eta = \epsilon^{1/3}` a central difference has as much truncation as rounding,
-for a function of scale one; a quarter of it is taken, because networks of ReLUs have
-kinks every so often. For their sake :math:`t' = n^{1/4} t`, too: a random direction
-crosses kinks in proportion to its length. With :math:`\sqrt n\, t`, where both parts
-change the loss alike, faults of 1 % in such a network were found four times less often.
+:math:`\eta|f|/\sqrt L`. No leaf moves further than :math:`\eta` times its own norm, or
+:math:`\|p\| (n / NL)^{1/4}` if larger, of all N parameters p; nor less than
+:math:`\sqrt\eta` times that, for a gradient that is far too large must not hold its
+leaf in place. That lies between the RMS of all parameters, with which a bias
+shifts what comes in far less than its matrix does and a fault of 1 % in it was found
+three times less often, and the norm of a usual leaf, with which it crosses so many
+kinks that no fault in its network is found.
+
+With :math:`\eta = \epsilon^{1/3}` a central difference has as much truncation as
+rounding, for a function of scale one; 0.12 of it is taken, because networks of ReLUs
+have kinks every so often. For their sake :math:`t' = n^{1/4} t`, too: a random
+direction crosses kinks in proportion to its length. With :math:`\sqrt n\, t`, where
+both parts change the loss alike, faults of 1 % in such a network were found four times
+less often.
 
 Only the size of the gradient is used to choose a step, never what it predicts.
 """
@@ -40,7 +46,7 @@ from jaxcheck.training.placement import ROWS, across
 from jaxcheck.training.sizes import Size, as_real, size_of
 
 # The step, in units of the one that balances truncation and rounding.
-_STEP = 0.25
+_STEP = 0.12
 
 
 class Leaf(NamedTuple):
@@ -81,13 +87,14 @@ def displacements(
     relative = _STEP * eps ** (1.0 / 3.0)
     params = [leaf.size_of(leaf.value, dtype) for leaf in leaves]
     every = jax.tree.map(lambda *parts: jnp.stack(parts), *params).joined(ROWS)
-    typical = every.norm / math.sqrt(sum(leaf.elements for leaf in leaves))
+    elements = sum(leaf.elements for leaf in leaves)
     share = relative * jnp.abs(loss) / math.sqrt(len(leaves))
     result = []
     for leaf, own in zip(leaves, params, strict=True):
         root = math.sqrt(leaf.elements)
-        scale = jnp.maximum(own.norm / root, typical)
-        most = relative * jnp.where(scale > 0, scale, 1.0) * root
+        usual = every.norm * (leaf.elements / (elements * len(leaves))) ** 0.25
+        scale = jnp.maximum(own.norm, usual)
+        most = relative * jnp.where(scale > 0, scale, root)
         grad = leaf.size_of(leaf.grad, dtype)
         wanted = jnp.where(grad.norm > 0, share / grad.norm, most)
         along = jnp.clip(wanted, math.sqrt(relative) * most, most)

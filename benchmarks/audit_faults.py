@@ -1,0 +1,96 @@
+"""Count which broken gradients audits find, and how often they accuse right ones.
+
+A network is trained while every step is audited. ``audit_runs`` holds the networks and
+the faults; a fault is found if one of five audits in a row says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import audit_runs, results
+
+# Audits that a fault may take.
+WITHIN = 5
+# Steps of a run with a fault, and of one without.
+FAULTY, RIGHT = 200, 2000
+
+
+class Kind(NamedTuple):
+    """A loss, and the dtype of its parameters."""
+
+    loss_fn: Callable[..., Any]
+    dtype: Any = jnp.float32
+
+
+KINDS = {
+    "tanh": Kind(audit_runs.smooth),
+    "ReLU": Kind(audit_runs.kinked),
+    "ReLU, dropout": Kind(audit_runs.dropout),
+    "bfloat16, computed": Kind(audit_runs.in_bfloat16),
+    "bfloat16, stored": Kind(audit_runs.smooth, jnp.bfloat16),
+}
+
+
+def found(kind: Kind, fault: str, seeds: int) -> float:
+    """Share of the stretches of ``WITHIN`` audits that find ``fault``."""
+    shares = []
+    for seed in range(seeds):
+        params = audit_runs.network(seed, kind.dtype)
+        run = audit_runs.trained(kind.loss_fn, params, FAULTY, fault=fault, seed=seed)
+        shares.append(np.asarray(run[1]).reshape(-1, WITHIN).any(axis=1).mean())
+    return float(np.mean(shares))
+
+
+def accused(kind: Kind, seeds: int) -> dict[str, int]:
+    """Answers to gradients that are right."""
+    total = {"audits": 0, "wrong": 0, "inconclusive": 0}
+    for seed in range(seeds):
+        params = audit_runs.network(seed, kind.dtype)
+        # Not the batches of the runs with a fault.
+        state, _ = audit_runs.trained(kind.loss_fn, params, RIGHT, seed=100 + seed)
+        for name in total:
+            total[name] += int(getattr(state, name))
+    return total
+
+
+def measure(name: str, kind: Kind, seeds: int, right_seeds: int) -> dict[str, Any]:
+    shares = {}
+    for fault in audit_runs.FAULTS:
+        # One that is not finite ends the run, and is found by its first audit.
+        if fault not in ("none", "nan"):
+            shares[fault] = found(kind, fault, seeds)
+            print(f"{name}: {fault}: {shares[fault]:.0%}", flush=True)
+    return {"kind": name, "found": shares, "right": accused(kind, right_seeds)}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    for fault in rows[0]["found"]:
+        yield [fault, *(f"{row['found'][fault]:.0%}" for row in rows)]
+    yield ["false alarms", *(str(row["right"]["wrong"]) for row in rows)]
+    inconclusive = (
+        row["right"]["inconclusive"] / row["right"]["audits"] for row in rows
+    )
+    yield ["inconclusive", *(f"{share:.2%}" for share in inconclusive)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = results.parser(__doc__, repetitions=6)
+    parser.add_argument("--right-repetitions", type=int, default=20)
+    options = parser.parse_args(arguments)
+    rows = [
+        measure(name, kind, options.repetitions, options.right_repetitions)
+        for name, kind in KINDS.items()
+    ]
+    results.print_table(["", *(row["kind"] for row in rows)], table(rows))
+    settings = {"faulty_steps": FAULTY, "right_steps": RIGHT, "within": WITHIN}
+    environment = results.environment()
+    results.write(options.output, "audit-faults", environment, settings, rows)
+
+
+if __name__ == "__main__":
+    main()
