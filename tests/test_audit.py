@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -244,6 +245,33 @@ def test_complex_parameters():
     loss_fn = lambda z: jnp.sum(jnp.abs(z - 1j) ** 2)  # noqa: E731
     assert {verdict(r) for r in found_with(loss_fn, z)} == {"agrees"}
     assert {verdict(r) for r in found_with(loss_fn, z, change=jnp.conj)} == {"wrong"}
+
+
+@pytest.mark.parametrize(("factor", "wanted"), [(1.0, "agrees"), (1.05, "wrong")])
+def test_a_module_of_nnx_has_other_paths_than_its_gradient(factor, wanted):
+    model = nnx.Sequential(
+        *(nnx.Linear(4, 4, rngs=nnx.Rngs(k)) for k in range(2)),
+        nnx.BatchNorm(4, rngs=nnx.Rngs(2)),
+    )
+    x = jax.random.normal(jax.random.key(0), (8, 4))
+
+    def loss_fn(model, x):
+        return jnp.mean((model(x) - 1.0) ** 2)
+
+    @nnx.jit
+    def audited_step(model, x):
+        grads = nnx.grad(loss_fn)(model, x)
+        grads = jax.tree.map(lambda g: factor * g, grads)
+        return audit(loss_fn, model, x, grads=grads, key=jax.random.key(1))
+
+    result = audited_step(model, x)
+    assert verdict(result) == wanted
+    grads = nnx.grad(loss_fn)(model, x)
+    given, alike = (
+        jaxcheck.gradient_statistics(grads, params, grads).leaves.update_ratio
+        for params in (model, nnx.state(model, nnx.Param))
+    )
+    np.testing.assert_array_equal(given, alike)
 
 
 def test_other_leaves_are_held_fixed():

@@ -36,9 +36,10 @@ from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.precision import coarsest_eps
 from jaxcheck.jaxprs.trace import loss_of
 from jaxcheck.training.directions import Leaf, displacements, rounded
-from jaxcheck.training.leaves import Entry, aligned, entries_of
+from jaxcheck.training.leaves import Entry, aligned, entries_of, matched
 from jaxcheck.training.placement import split_over
 from jaxcheck.training.sizes import accumulator, size_of
+from jaxcheck.trees import by_path
 
 # Steps of the first comparison, and of the ladder, each twice the last. Finer ones are
 # put before it in full precision, and asked where noise leaves them something to say.
@@ -434,7 +435,8 @@ def _leaf(entry: Entry, value: Any, grad: Any, axes: tuple[str, ...]) -> Leaf:
 
 
 def _replaced(entries: Sequence[Entry], params: Any, moved: Sequence[jax.Array]) -> Any:
-    found = dict(zip((entry.path for entry in entries), moved, strict=True))
+    paths = matched([entry.path for entry in entries], by_path(params))
+    found = dict(zip(paths, moved, strict=True))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: found.get(jax.tree_util.keystr(path), leaf), params
     )

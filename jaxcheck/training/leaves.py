@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -111,7 +111,8 @@ def aligned(
         InvalidInputError: an array is missing, or has another shape.
     """
     leaves = {path: x for path, x in by_path(tree).items() if _is_counted(x)}
-    arrays = [leaves.get(entry.path) for entry in entries]
+    found = matched([entry.path for entry in entries], leaves)
+    arrays = [None if path is None else leaves[path] for path in found]
     missing = [e.path for e, x in zip(entries, arrays, strict=True) if x is None]
     if missing and not (partly and len(missing) < len(entries)):
         raise InvalidInputError(
@@ -127,6 +128,31 @@ def aligned(
                 f"{list(entry.shape)}."
             )
     return arrays
+
+
+def matched(paths: Sequence[str], others: Iterable[str]) -> list[str | None]:
+    """The one of ``others`` that is the same place as each of ``paths``, or None.
+
+    That is the same path or, failing that, the one with the same names: a module of
+    ``flax.nnx`` has ``.bias`` where its gradient has ``['bias']``.
+
+    Example:
+        >>> matched(["['a'][0]", "['c']"], [".a[0]", ".b"])
+        ['.a[0]', None]
+    """
+    places: dict[str, list[str]] = {}
+    for other in others:
+        places.setdefault(_names(other), []).append(other)
+    alike = [places.get(_names(path), []) for path in paths]
+    return [
+        path if path in found else found[0] if len(found) == 1 else None
+        for path, found in zip(paths, alike, strict=True)
+    ]
+
+
+def _names(path: str) -> str:
+    """A path with attributes and keys written alike."""
+    return re.sub(r"\['?(.*?)'?\]", r".\1", path)
 
 
 def leaf_names(tree: Any, *, stacked: Stacked = ()) -> tuple[str, ...]:
