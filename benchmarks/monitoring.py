@@ -20,6 +20,7 @@ import optax
 
 import jaxcheck
 from benchmarks import models, results
+from jaxcheck.reports.progress import progress_for
 
 RATE = 1e-3
 SCANNED = 10
@@ -124,12 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = results.parser(__doc__, repetitions=11)
     parser.add_argument("--only", help="models whose name contains this")
     options = parser.parse_args(arguments)
-    rows = [
-        measure(name, scanned, options.repetitions)
-        for name in PROBLEMS
-        if (options.only or "") in name
-        for scanned in (False, True)
-    ]
+    names = [name for name in PROBLEMS if (options.only or "") in name]
+    rows = []
+    with progress_for(True, 2 * len(names), "timing") as advance:
+        for name in names:
+            for scanned in (False, True):
+                rows.append(measure(name, scanned, options.repetitions))
+                advance(1)
     header = ["model", "leaves", "", "without", *list(VARIANTS)[1:]]
     results.print_table(header, table(rows))
     settings = {"optimizer": "adamw", "learning_rate": RATE, "scanned": SCANNED}
