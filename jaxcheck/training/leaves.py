@@ -140,6 +140,9 @@ def matched(paths: Sequence[str], others: Iterable[str]) -> list[str | None]:
         >>> matched(["['a'][0]", "['c']"], [".a[0]", ".b"])
         ['.a[0]', None]
     """
+    others = list(others)
+    if set(others).issuperset(paths):
+        return [*paths]
     places: dict[str, list[str]] = {}
     for other in others:
         places.setdefault(_names(other), []).append(other)
