@@ -6,10 +6,9 @@ the faults; a fault is found if one of five audits in a row says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import audit_runs, results
@@ -20,23 +19,7 @@ WITHIN = 5
 FAULTY, RIGHT = 200, 2000
 
 
-class Kind(NamedTuple):
-    """A loss, and the dtype of its parameters."""
-
-    loss_fn: Callable[..., Any]
-    dtype: Any = jnp.float32
-
-
-KINDS = {
-    "tanh": Kind(audit_runs.smooth),
-    "ReLU": Kind(audit_runs.kinked),
-    "ReLU, dropout": Kind(audit_runs.dropout),
-    "bfloat16, computed": Kind(audit_runs.in_bfloat16),
-    "bfloat16, stored": Kind(audit_runs.smooth, jnp.bfloat16),
-}
-
-
-def found(kind: Kind, fault: str, seeds: int) -> float:
+def found(kind: audit_runs.Kind, fault: str, seeds: int) -> float:
     """Share of the stretches of ``WITHIN`` audits that find ``fault``."""
     shares = []
     for seed in range(seeds):
@@ -46,7 +29,7 @@ def found(kind: Kind, fault: str, seeds: int) -> float:
     return float(np.mean(shares))
 
 
-def accused(kind: Kind, seeds: int) -> dict[str, int]:
+def accused(kind: audit_runs.Kind, seeds: int) -> dict[str, int]:
     """Answers to gradients that are right."""
     total = {"audits": 0, "wrong": 0, "inconclusive": 0}
     for seed in range(seeds):
@@ -58,7 +41,9 @@ def accused(kind: Kind, seeds: int) -> dict[str, int]:
     return total
 
 
-def measure(name: str, kind: Kind, seeds: int, right_seeds: int) -> dict[str, Any]:
+def measure(
+    name: str, kind: audit_runs.Kind, seeds: int, right_seeds: int
+) -> dict[str, Any]:
     shares = {}
     for fault in audit_runs.FAULTS:
         # One that is not finite ends the run, and is found by its first audit.
@@ -84,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = [
         measure(name, kind, options.repetitions, options.right_repetitions)
-        for name, kind in KINDS.items()
+        for name, kind in audit_runs.KINDS.items()
     ]
     results.print_table(["", *(row["kind"] for row in rows)], table(rows))
     settings = {"faulty_steps": FAULTY, "right_steps": RIGHT, "within": WITHIN}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,22 @@ def in_bfloat16(params, x, labels, _):
     low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     z = logits(low, x.astype(jnp.bfloat16), jax.nn.gelu)
     return cross_entropy(z.astype(jnp.float32), labels)
+
+
+class Kind(NamedTuple):
+    """A loss, and the dtype of its parameters."""
+
+    loss_fn: Callable[..., Any]
+    dtype: Any = jnp.float32
+
+
+KINDS = {
+    "tanh": Kind(smooth),
+    "ReLU": Kind(kinked),
+    "ReLU, dropout": Kind(dropout),
+    "bfloat16, computed": Kind(in_bfloat16),
+    "bfloat16, stored": Kind(smooth, jnp.bfloat16),
+}
 
 
 def batch(key, size=32):
