@@ -3,7 +3,8 @@
 Every variant is AdamW in one jitted, donated step, or a scan of ten of them. All
 variants of a model are timed in turn, ten steps each, so that what else the machine
 does hits all; a ratio is the median of those of neighbors. A second variant without a
-monitor shows how far apart two that are alike come out.
+monitor shows how far apart two that are alike come out, and ``plain_norms`` what a line
+that is written by hand costs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,41 @@ RATE = 1e-3
 SCANNED = 10
 # Short steps are timed more often, until all variants together took so long.
 SECONDS = 60.0
+
+
+class PlainNorms(NamedTuple):
+    """The state of ``plain_norms``: trees of the parameters' structure."""
+
+    inner: Any
+    gradient: Any
+    update: Any
+    params: Any
+
+
+def plain_norms(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Carry the norm of each gradient, update and parameter of the last step.
+
+    What people write by hand: a NaN or a norm above 1e19 is all that it says, and no
+    step before the last one is known.
+    """
+
+    def norms(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.sqrt(jnp.sum(jnp.square(x))), tree)
+
+    def init(params: Any) -> PlainNorms:
+        return PlainNorms(inner.init(params), *(norms(params) for _ in range(3)))
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, PlainNorms]:
+        updates, moved = inner.update(grads, state.inner, params)
+        return updates, PlainNorms(moved, norms(grads), norms(updates), norms(params))
+
+    return optax.GradientTransformation(init, update)
+
+
 VARIANTS: dict[str, Callable[[Any], Any]] = {
     "none": lambda tx: tx,
     "none again": lambda tx: tx,
+    "plain norms": plain_norms,
     "monitor": jaxcheck.monitor,
     "every=10": lambda tx: jaxcheck.monitor(tx, every=10),
 }
