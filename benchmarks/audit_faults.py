@@ -6,15 +6,18 @@ the faults; a fault is found if one of five audits in a row says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks import audit_runs, results
+from jaxcheck.reports.progress import progress_for
 
 # Audits that a fault may take.
 WITHIN = 5
+# One that is not finite ends the run, and is found by its first audit.
+FAULTS = [fault for fault in audit_runs.FAULTS if fault not in ("none", "nan")]
 # Steps of a run with a fault, and of one without.
 FAULTY, RIGHT = 200, 2000
 
@@ -42,14 +45,16 @@ def accused(kind: audit_runs.Kind, seeds: int) -> dict[str, int]:
 
 
 def measure(
-    name: str, kind: audit_runs.Kind, seeds: int, right_seeds: int
+    name: str,
+    kind: audit_runs.Kind,
+    seeds: int,
+    right_seeds: int,
+    advance: Callable[[int], None],
 ) -> dict[str, Any]:
     shares = {}
-    for fault in audit_runs.FAULTS:
-        # One that is not finite ends the run, and is found by its first audit.
-        if fault not in ("none", "nan"):
-            shares[fault] = found(kind, fault, seeds)
-            print(f"{name}: {fault}: {shares[fault]:.0%}", flush=True)
+    for fault in FAULTS:
+        shares[fault] = found(kind, fault, seeds)
+        advance(1)
     return {"kind": name, "found": shares, "right": accused(kind, right_seeds)}
 
 
@@ -67,10 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = results.parser(__doc__, repetitions=6)
     parser.add_argument("--right-repetitions", type=int, default=20)
     options = parser.parse_args(arguments)
-    rows = [
-        measure(name, kind, options.repetitions, options.right_repetitions)
-        for name, kind in audit_runs.KINDS.items()
-    ]
+    kinds = audit_runs.KINDS
+    with progress_for(True, len(kinds) * len(FAULTS), "planting faults") as advance:
+        rows = [
+            measure(name, kind, options.repetitions, options.right_repetitions, advance)
+            for name, kind in kinds.items()
+        ]
     results.print_table(["", *(row["kind"] for row in rows)], table(rows))
     settings = {"faulty_steps": FAULTY, "right_steps": RIGHT, "within": WITHIN}
     environment = results.environment()

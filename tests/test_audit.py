@@ -80,11 +80,24 @@ def test_small_faults_are_found_within_five(fault):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "fault", "share"),
+    [("ReLU", "1% bias", 0.8), ("ReLU, dropout", "1% bias", 0.8)]
+    + [(f"bfloat16, {how}", "leaf of zeros", 0.8) for how in ("computed", "stored")],
+)
+def test_kinks_and_noise_hide_little(kind, fault, share):
+    """Of stretches of five audits, in which one must find it."""
+    loss_fn, dtype = audited.KINDS[kind]
+    params = audited.network(dtype=dtype)
+    _, wrong = audited.trained(loss_fn, params, 200, fault=fault)
+    assert np.asarray(wrong).reshape(-1, 5).any(axis=1).mean() >= share
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["times four", "sign of a leaf"])
 @pytest.mark.parametrize("kind", ["computed", "stored"])
 def test_large_faults_in_bfloat16(kind, fault):
-    loss_fn = audited.in_bfloat16 if kind == "computed" else audited.smooth
-    dtype = jnp.float32 if kind == "computed" else jnp.bfloat16
+    loss_fn, dtype = audited.KINDS[f"bfloat16, {kind}"]
     params = audited.network(dtype=dtype)
     state, _ = audited.trained(loss_fn, params, 5, fault=fault)
     assert int(state.wrong) > 0

@@ -25,7 +25,10 @@ rounding, for a function of scale one; 0.12 of it is taken, because networks of 
 have kinks every so often. For their sake :math:`t' = n^{1/4} t`, too: a random
 direction crosses kinks in proportion to its length. With :math:`\sqrt n\, t`, where
 both parts change the loss alike, faults of 1 % in such a network were found four times
-less often.
+less often. Where parameters, gradients or the loss have fewer digits than what they are
+summed in, noise hides more than kinks do: steps are 0.2 of :math:`\epsilon^{1/3}`
+there, and the second part is not halved. A leaf whose gradient is lost, in which only
+that part says something, is found nine times in ten with it, and hardly ever without.
 
 Only the size of the gradient is used to choose a step, never what it predicts.
 """
@@ -45,8 +48,10 @@ from jaxcheck.training.moments import over
 from jaxcheck.training.placement import ROWS, across
 from jaxcheck.training.sizes import Size, as_real, size_of
 
-# The step, in units of the one that balances truncation and rounding.
-_STEP = 0.12
+# The step, in units of the one that balances truncation and rounding, and how much of
+# it is at random. In few digits noise hides more than kinks do.
+_STEP, _ASIDE = 0.12, 0.5
+_COARSE_STEP, _COARSE_ASIDE = 0.2, 1.0
 
 
 class Leaf(NamedTuple):
@@ -84,7 +89,9 @@ def displacements(
     leaves: Sequence[Leaf], words: jax.Array, loss: jax.Array, eps: float, dtype: Any
 ) -> list[jax.Array]:
     """How far each leaf is moved by one step, in ``dtype`` or its complex twin."""
-    relative = _STEP * eps ** (1.0 / 3.0)
+    coarse = eps > float(jnp.finfo(dtype).eps)
+    step, random = (_COARSE_STEP, _COARSE_ASIDE) if coarse else (_STEP, _ASIDE)
+    relative = step * eps ** (1.0 / 3.0)
     params = [leaf.size_of(leaf.value, dtype) for leaf in leaves]
     every = jax.tree.map(lambda *parts: jnp.stack(parts), *params).joined(ROWS)
     elements = sum(leaf.elements for leaf in leaves)
@@ -98,7 +105,7 @@ def displacements(
         grad = leaf.size_of(leaf.grad, dtype)
         wanted = jnp.where(grad.norm > 0, share / grad.norm, most)
         along = jnp.clip(wanted, math.sqrt(relative) * most, most)
-        aside = jnp.minimum(math.sqrt(root) * along, most) / 2
+        aside = random * jnp.minimum(math.sqrt(root) * along, most)
         weight, unit = _random(leaf, words, dtype)
         # For a complex leaf the steepest ascent is along the conjugate.
         finite = jnp.where(jnp.isfinite(leaf.grad), jnp.conj(leaf.grad), 0)

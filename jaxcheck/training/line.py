@@ -1,0 +1,246 @@
+r"""A loss along a line through its parameters, and what a gradient says of it.
+
+What is differenced is the residual :math:`r(k) = f(x_k) - f(x) - g \cdot (x_k - x)`,
+with the displacement that rounding has left of k steps, so parameters in bfloat16 are
+as good as others. With
+
+.. math:: e(k) = \frac{r(k) - r(-k)}{2k}, \qquad
+   \text{bar}(k) = \tfrac23 |e(2k) - e(k)| + 2\,\frac{\text{noise}}{k} + \epsilon W,
+
+the error bar of ``jaxcheck.check`` with :math:`\epsilon W = \epsilon \sum |g_i a_i|`
+for the rounding of the gradient itself, and what kinks may be, a gradient agrees at one
+step if :math:`|e(k)|` is within its bar. It is contradicted if it agrees at no step of
+a ladder, by the same error at all of them. Where the error is large beside the noise,
+finer steps count, in full precision: two kinks close to the point, one on each side,
+may leave the curve of the loss as it is and look like an error of the gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcheck.training.directions import Leaf, rounded
+
+# Steps of the first comparison, and of the ladder, each twice the last. Finer ones are
+# put before it in full precision, and asked where noise leaves them something to say.
+# In few digits a step below one says little but noise.
+_FIRST = (1.0, 2.0)
+_LADDER = (0.5, 1.0, 2.0, 4.0)
+_FINER = (0.125, 0.25)
+_COARSE_LADDER = (1.0, 2.0, 4.0)
+# What a kink may be, of that which shows.
+_HIDDEN = 1.25
+# The deviation of 2S(k) − S(2k), with S(k) = (f(k) + f(−k) − 2 f(0)) / k, in units of
+# the noise of f over k: 2, 2 and ½, ½ of the four outer values, and 3 of that between.
+_KINK_NOISE = (2 * 2**2 + 2 * 0.5**2 + 3**2) ** 0.5
+# Of the same error at several steps, the largest may differ from the smallest by this.
+_STABLE = 0.2
+
+
+class Comparison(NamedTuple):
+    """A gradient and a loss over one step of a line.
+
+    Attributes:
+        parts: what the gradient predicts, by leaf.
+        numerical: half the difference of both sides.
+        error: half the difference of what is left of them, the prediction subtracted.
+        bar: how large the error may be.
+        doubt: the error from which on it had better be looked at more closely.
+        is_finite: whether all values of the loss are.
+    """
+
+    parts: jax.Array
+    numerical: jax.Array
+    error: jax.Array
+    bar: jax.Array
+    doubt: jax.Array
+    is_finite: jax.Array
+
+
+class Line(NamedTuple):
+    """A loss along a direction.
+
+    Attributes:
+        loss: of the values of the leaves.
+        leaves: the leaves that are moved, and their gradients.
+        steps: by how much each is moved.
+        here: the loss at the point.
+        eps: of the coarsest of parameters, gradients and computation.
+        computed: of the coarsest dtype in which the loss is computed.
+    """
+
+    loss: Callable[[Sequence[jax.Array]], jax.Array]
+    leaves: Sequence[Leaf]
+    steps: Sequence[jax.Array]
+    here: jax.Array
+    eps: float
+    computed: float
+
+    def compared(self) -> Comparison:
+        """Over one step: four evaluations, twelve where noise has to be measured."""
+        numbers = _both(_FIRST)
+        close = self._close if self.is_coarse else ()
+        first, close = self._at((*numbers, *close)).split(len(numbers))
+        noise = self._noise(close) if self.is_coarse else self._known_noise
+        rounding = self.eps * first.sizes[0]
+        bars = functools.partial(
+            _bars, self._curved(first), _FIRST, noise, rounding, asked=True
+        )
+        return Comparison(
+            parts=(first.parts[0] - first.parts[len(_FIRST)]) / 2,
+            numerical=_odd(first.loss, _FIRST)[0],
+            error=_odd(first.residuals, _FIRST)[0],
+            bar=bars(kink_noise=0.0)[0],
+            doubt=bars()[0],
+            is_finite=jnp.isfinite(self.here) & jnp.all(jnp.isfinite(first.loss)),
+        )
+
+    def contradicts(self) -> jax.Array:
+        """Whether all steps say that the gradient is wrong, by the same amount."""
+        steps = (*_FINER, *_LADDER) if self.is_exact else _COARSE_LADDER
+        numbers = _both(steps)
+        ladder, close = self._at((*numbers, *self._close)).split(len(numbers))
+        rounding = self.eps * ladder.sizes[steps.index(1.0)]
+        noise = self._noise(close)
+        error = _odd(ladder.residuals, steps)[:-1]
+        at = jnp.asarray(steps[:-1], error.dtype)
+        # A finer step is asked where its noise is no more than half of the error.
+        first = error[len(_FINER) if self.is_exact else 0]
+        asked = (at > _FINER[-1]) | (2 * noise / at <= jnp.abs(first) / 2)
+        bars = _bars(self._curved(ladder), steps, noise, rounding, asked)
+        error = jnp.where(asked, error, first)
+        stable = jnp.ptp(error) <= _STABLE * jnp.max(jnp.abs(error))
+        return jnp.all((jnp.abs(error) > bars) | ~asked) & stable
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the loss is computed in less digits than it is summed in."""
+        return self.computed > float(jnp.finfo(self.here.dtype).eps)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is coarser than the dtype of all sums."""
+        return self.eps <= float(jnp.finfo(self.here.dtype).eps)
+
+    def _at(self, numbers: Sequence[float]) -> _Changes:
+        """What each number of steps changes."""
+        at = jnp.asarray(numbers, self.here.dtype)
+        return _Changes(*jax.lax.map(self._changed, at))
+
+    def _changed(self, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        moved: list[jax.Array] = []
+        parts: list[jax.Array] = []
+        sizes: list[jax.Array] = []
+        for leaf, steps in self._moves:
+            there = rounded(leaf.value + number * steps, leaf.value.dtype)
+            terms = jnp.real(leaf.grad * (there - leaf.value.astype(there.dtype)))
+            parts.append(leaf.sum(terms))
+            sizes.append(leaf.sum(jnp.abs(terms)))
+            moved.append(there.astype(leaf.value.dtype))
+        loss = self.loss(moved).astype(self.here.dtype) - self.here
+        return loss, jnp.stack(parts), sum(sizes, jnp.zeros_like(self.here))
+
+    @property
+    def _known_noise(self) -> jax.Array:
+        """The rounding of a loss value that is summed in the dtype of all sums."""
+        return float(jnp.finfo(self.here.dtype).eps) * jnp.abs(self.here)
+
+    def _noise(self, close: _Changes) -> jax.Array:
+        """The noise of one loss value, from the points ``_close``.
+
+        Rounding of the loss itself is known. So is that of a computation in the same
+        digits, about as much; in fewer digits it depends on how many terms are averaged
+        and is measured alone.
+        """
+        return jnp.maximum(self._known_noise, _scatter(self._curved(close)))
+
+    @property
+    def _close(self) -> tuple[float, ...]:
+        """Points between which a loss without noise would be a parabola.
+
+        Parameters that are cast to fewer digits move only every so often, so points
+        must be further apart there.
+        """
+        spacing = 2.0**-2 if self.is_coarse else 2.0**-6
+        return tuple(k * spacing for k in (-4, -3, -2, -1, 1, 2, 3, 4))
+
+    def _curved(self, changes: _Changes) -> jax.Array:
+        """What error bars are read off: changes of the loss, or residuals.
+
+        The gradient had better not be read for that, lest a wild one widen its own bar.
+        Where parameters are stored in few digits, though, steps are not equal, and what
+        is linear in them has to be taken out first.
+        """
+        exact = all(leaf.value.dtype == steps.dtype for leaf, steps in self._moves)
+        return changes.loss if exact else changes.residuals
+
+    @property
+    def _moves(self) -> Iterator[tuple[Leaf, jax.Array]]:
+        return zip(self.leaves, self.steps, strict=True)
+
+
+class _Changes(NamedTuple):
+    """Of the loss, and what the gradient predicts of them by leaf and in total size."""
+
+    loss: jax.Array
+    parts: jax.Array
+    sizes: jax.Array
+
+    @property
+    def residuals(self) -> jax.Array:
+        """f(x_k) − f(x) − g·(x_k − x)."""
+        return self.loss - jnp.sum(self.parts, axis=1)
+
+    def split(self, at: int) -> tuple[_Changes, _Changes]:
+        """Those before and from ``at`` on."""
+        return _Changes(*(x[:at] for x in self)), _Changes(*(x[at:] for x in self))
+
+
+def _both(steps: Sequence[float]) -> tuple[float, ...]:
+    return (*steps, *(-k for k in steps))
+
+
+def _odd(values: jax.Array, steps: Sequence[float]) -> jax.Array:
+    """Half the difference of both sides, per step."""
+    plus, minus = jnp.split(values, 2)
+    return (plus - minus) / (2 * jnp.asarray(steps, values.dtype))
+
+
+def _bars(
+    changes: jax.Array,
+    steps: Sequence[float],
+    noise: jax.Array,
+    rounding: jax.Array,
+    asked: jax.Array | bool,
+    kink_noise: float = _KINK_NOISE,
+) -> jax.Array:
+    """The bar at each step but the last, of which it takes the truncation.
+
+    Let S(k) be the difference of the slopes on both sides of the point. It grows with k
+    where the loss is curved, and stays where it has a kink: 2S(k) − S(2k) is the kink
+    alone. Any slope between those on both sides is right there; kinks that are apart
+    may hide part of one another, so all of it is allowed and a quarter more, not half,
+    and the largest that any step shows that is ``asked``. It is computed from five
+    values of the loss; the deviation that noise gives it is subtracted, for noise has
+    its own part of the bar.
+    """
+    at = jnp.asarray(steps, changes.dtype)
+    plus, minus = jnp.split(changes, 2)
+    slopes = (plus + minus) / at
+    deviation = kink_noise * noise / at[:-1]
+    kinks = jnp.maximum(jnp.abs(2 * slopes[:-1] - slopes[1:]) - deviation, 0.0)
+    truncation = 2 / 3 * jnp.abs(jnp.diff(_odd(changes, steps)))
+    kink = _HIDDEN * jnp.max(jnp.where(asked, kinks, 0.0))
+    return truncation + 2 * noise / at[:-1] + rounding + kink
+
+
+def _scatter(changes: jax.Array) -> jax.Array:
+    """The noise of one value: third differences have 20 times its variance."""
+    before, after = jnp.split(changes, 2)
+    row = jnp.concatenate([before, jnp.zeros_like(before[:1]), after])
+    return jnp.sqrt(jnp.mean(jnp.square(jnp.diff(row, n=3))) / 20)
