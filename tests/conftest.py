@@ -71,11 +71,11 @@ SLOW_FILES = {
 # are alike, and all of them take as long as everything else together.
 EVERY_NTH_CASE = {
     "test_approximations.py": 3,
-    "test_audit.py": 2,
+    "test_audit.py": 3,
     "test_backward_probe.py": 3,
     "test_check_compilations.py": 2,
     "test_check_kinks.py": 2,
-    "test_check_update.py": 2,
+    "test_check_update.py": 3,
     "test_comparison.py": 2,
     "test_compiler.py": 2,
     "test_controls.py": 4,
@@ -97,11 +97,11 @@ EVERY_NTH_CASE = {
     "test_selftest.py": 2,
     "test_switches.py": 3,
     "test_todays_tools.py": 2,
-    "test_train_step.py": 3,
+    "test_train_step.py": 4,
     "test_train_step_equivalences.py": 2,
-    "test_train_step_frameworks.py": 2,
+    "test_train_step_frameworks.py": 3,
     "test_update_mutants.py": 2,
-    "test_update_noise.py": 3,
+    "test_update_noise.py": 5,
     "test_update_nonfinite.py": 3,
     "test_update_others.py": 2,
 }
