@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.print_table(["", *(row["kind"] for row in rows)], table(rows))
     settings = {"faulty_steps": FAULTY, "right_steps": RIGHT, "within": WITHIN}
     environment = results.environment()
-    results.write(options.output, "audit-faults", environment, settings, rows)
+    results.write(options.output, "audit_faults", environment, settings, rows)
 
 
 if __name__ == "__main__":

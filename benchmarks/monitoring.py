@@ -25,35 +25,44 @@ from jaxcheck.reports.progress import progress_for
 
 RATE = 1e-3
 SCANNED = 10
-# Short steps are timed more often, until all variants together took so long.
-SECONDS = 60.0
 
 
 class PlainNorms(NamedTuple):
     """The state of ``plain_norms``: trees of the parameters' structure."""
 
     inner: Any
-    gradient: Any
-    update: Any
-    params: Any
+    step: jax.Array
+    norms: tuple[Any, Any, Any]
 
 
-def plain_norms(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Carry the norm of each gradient, update and parameter of the last step.
+def plain_norms(
+    inner: optax.GradientTransformation, every: int = 1
+) -> optax.GradientTransformation:
+    """Carry the norm of each gradient, update and parameter, of each ``every``-th step.
 
     What people write by hand: a NaN or a norm above 1e19 is all that it says, and no
     step before the last one is known.
     """
 
-    def norms(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.sqrt(jnp.sum(jnp.square(x))), tree)
+    def norms(*trees: Any) -> tuple[Any, ...]:
+        return jax.tree.map(lambda x: jnp.sqrt(jnp.sum(jnp.square(x))), trees)
 
     def init(params: Any) -> PlainNorms:
-        return PlainNorms(inner.init(params), *(norms(params) for _ in range(3)))
+        none = jnp.zeros((), jnp.int32)
+        return PlainNorms(inner.init(params), none, norms(params, params, params))
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, PlainNorms]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, PlainNorms]:
+        grads = updates
         updates, moved = inner.update(grads, state.inner, params)
-        return updates, PlainNorms(moved, norms(grads), norms(updates), norms(params))
+        if every == 1:
+            seen = norms(grads, updates, params)
+        else:
+            seen = jax.lax.cond(
+                state.step % every == 0,
+                lambda: norms(grads, updates, params),
+                lambda: state.norms,
+            )
+        return updates, PlainNorms(moved, state.step + 1, seen)
 
     return optax.GradientTransformation(init, update)
 
@@ -63,6 +72,7 @@ VARIANTS: dict[str, Callable[[Any], Any]] = {
     "none again": lambda tx: tx,
     "plain norms": plain_norms,
     "monitor": jaxcheck.monitor,
+    "plain, every 10": lambda tx: plain_norms(tx, every=10),
     "every=10": lambda tx: jaxcheck.monitor(tx, every=10),
 }
 PROBLEMS: dict[str, Callable[[], models.Problem]] = {
@@ -111,7 +121,10 @@ class Training:
         return (time.perf_counter() - start) / calls
 
 
-def measure(name: str, scanned: bool, repetitions: int) -> dict[str, Any]:
+def measure(
+    name: str, scanned: bool, repetitions: int, seconds: float
+) -> dict[str, Any]:
+    """One row; short steps are timed more often, until all took ``seconds``."""
     problem = single(PROBLEMS[name]())
     runs = {
         variant: Training(problem, wrap(optax.adamw(RATE)), scanned)
@@ -121,7 +134,7 @@ def measure(name: str, scanned: bool, repetitions: int) -> dict[str, Any]:
     calls = 1 if scanned else SCANNED
     once = min(run.seconds(calls) for run in runs.values() for _ in range(2))
     timed: dict[str, list[float]] = {variant: [] for variant in runs}
-    for _ in range(max(repetitions, round(SECONDS / (once * calls * len(runs))))):
+    for _ in range(max(repetitions, round(seconds / (once * calls * len(runs))))):
         for variant, run in runs.items():
             timed[variant].append(run.seconds(calls))
     return {
@@ -156,6 +169,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = results.parser(__doc__, repetitions=11)
+    parser.add_argument("--seconds", type=float, default=40.0, help="for each row")
     parser.add_argument("--only", help="models whose name contains this")
     options = parser.parse_args(arguments)
     names = [name for name in PROBLEMS if (options.only or "") in name]
@@ -163,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with progress_for(True, 2 * len(names), "timing") as advance:
         for name in names:
             for scanned in (False, True):
-                rows.append(measure(name, scanned, options.repetitions))
+                rows.append(
+                    measure(name, scanned, options.repetitions, options.seconds)
+                )
                 advance(1)
     header = ["model", "leaves", "", "without", *list(VARIANTS)[1:]]
     results.print_table(header, table(rows))

@@ -5,11 +5,14 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 COMMANDS = {
+    "audit_faults": ["--right-repetitions", "1"],
+    "monitoring": ["--only", "0.7M", "--seconds", "1"],
     "peers": ["--sizes", "6,5,4", "--batch", "3"],
     "import_time": [],
     "memory": ["--width", "8", "--batch", "2", "--seconds", "120"],
@@ -46,6 +49,8 @@ def test_result_names_benchmark_versions_and_machine(benchmark):
 def test_every_row_is_in_the_table(benchmark):
     name, printed, written = benchmark
     label = {
+        "audit_faults": "kind",
+        "monitoring": "model",
         "peers": "checker",
         "import_time": "statement",
         "memory": "workload",
@@ -56,12 +61,24 @@ def test_every_row_is_in_the_table(benchmark):
         assert row[label] in printed
 
 
+TIMED = [name for name in COMMANDS if name != "audit_faults"]
+
+
+@pytest.mark.parametrize("benchmark", TIMED, indirect=True)
 def test_every_measurement_is_positive(benchmark):
     _, _, written = benchmark
     for row in written["rows"]:
-        measured = row.get("seconds", [row.get("cpu_seconds")])
+        measured = jax.tree.leaves(row.get("seconds", row.get("cpu_seconds")))
         assert measured
         assert all(value > 0 for value in measured)
+
+
+@pytest.mark.parametrize("benchmark", ["audit_faults"], indirect=True)
+def test_large_faults_are_found_and_no_right_gradient_is_called_wrong(benchmark):
+    _, _, written = benchmark
+    for row in written["rows"]:
+        assert row["found"]["times four"] == 1.0
+        assert row["right"]["wrong"] == 0
 
 
 @pytest.mark.parametrize("benchmark", ["peers"], indirect=True)
