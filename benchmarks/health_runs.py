@@ -43,7 +43,7 @@ def _dense(key: Any, into: int, out: int) -> Any:
     return jax.random.normal(key, (into, out)) * (2.0 / into) ** 0.5
 
 
-def _labelled(key: Any, shape: tuple[int, ...], classes: int) -> Any:
+def labelled(key: Any, shape: tuple[int, ...], classes: int) -> Any:
     """Inputs, and labels that a fixed random projection of them gives."""
     x = jax.random.normal(key, (BATCH, *shape))
     flat = x.reshape(BATCH, -1)
@@ -51,7 +51,8 @@ def _labelled(key: Any, shape: tuple[int, ...], classes: int) -> Any:
     return x, jnp.argmax(flat @ teacher, axis=-1)
 
 
-def _cross_entropy(logits: Any, labels: Any) -> Any:
+def cross_entropy(logits: Any, labels: Any) -> Any:
+    """The mean over a batch."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
@@ -70,11 +71,11 @@ def mlp() -> Architecture:
         x, labels = batch
         for k in range(2):
             x = jax.nn.relu(x @ params[f"layer_{k}"]["w"] + params[f"layer_{k}"]["b"])
-        return _cross_entropy(
+        return cross_entropy(
             x @ params["layer_2"]["w"] + params["layer_2"]["b"], labels
         )
 
-    batch = lambda key: _labelled(key, (16,), 5)  # noqa: E731
+    batch = lambda key: labelled(key, (16,), 5)  # noqa: E731
     return Architecture(init, loss_fn, batch, "['layer_1']['w']")
 
 
@@ -101,9 +102,9 @@ def convolutional() -> Architecture:
             )
             x = jax.nn.relu(x)
         x = x.mean(axis=(1, 2))
-        return _cross_entropy(x @ params["out"]["w"] + params["out"]["b"], labels)
+        return cross_entropy(x @ params["out"]["w"] + params["out"]["b"], labels)
 
-    batch = lambda key: _labelled(key, (6, 6, 2), 4)  # noqa: E731
+    batch = lambda key: labelled(key, (6, 6, 2), 4)  # noqa: E731
     return Architecture(init, loss_fn, batch, "['second']")
 
 
@@ -134,9 +135,9 @@ def recurrent() -> Architecture:
             return gate * h + (1 - gate) * candidate, None
 
         h, _ = jax.lax.scan(step, jnp.zeros((BATCH, 16)), x.swapaxes(0, 1))
-        return _cross_entropy(h @ params["out"], labels)
+        return cross_entropy(h @ params["out"], labels)
 
-    batch = lambda key: _labelled(key, (10, 4), 3)  # noqa: E731
+    batch = lambda key: labelled(key, (10, 4), 3)  # noqa: E731
     return Architecture(init, loss_fn, batch, "['cell']['u']")
 
 
@@ -182,7 +183,7 @@ def transformer() -> Architecture:
             ], None
 
         h, _ = jax.lax.scan(layer, params["embed"][tokens], params["layers"])
-        return _cross_entropy(h[:, :-1] @ params["head"], tokens[:, 1:])
+        return cross_entropy(h[:, :-1] @ params["head"], tokens[:, 1:])
 
     def batch(key: Any) -> Any:
         """Sequences that go on by a step of their own."""
@@ -231,6 +232,7 @@ class Plan:
         updates: changes those of the optimizer, given the leaf.
         carry: changes parameters and state of the optimizer after each step.
         cast: the dtype of the parameters.
+        one_batch: whether every step sees the same batch.
     """
 
     optimizer: Callable[[], Any] = lambda: optax.adam(2e-3)
@@ -238,6 +240,7 @@ class Plan:
     updates: Callable[[str, Any], Any] | None = None
     carry: Callable[[Any, str, Any], Any] = lambda step, leaf, carry: carry
     cast: Any = jnp.float32
+    one_batch: bool = False
 
 
 def run(architecture: Architecture, plan: Plan, seeds: int) -> tuple[Any, Any]:
@@ -260,7 +263,8 @@ def run(architecture: Architecture, plan: Plan, seeds: int) -> tuple[Any, Any]:
 
         def step(carry: Any, number: Any) -> Any:
             params, state = carry
-            batch = architecture.batch(jax.random.fold_in(key, number))
+            drawn = jax.random.fold_in(key, 0 if plan.one_batch else number)
+            batch = architecture.batch(drawn)
             loss, grads = jax.value_and_grad(loss_fn)(params, batch)
             grads = plan.gradients(number, leaf, grads)
             updates, state = tx.update(grads, state, params, value=loss)
