@@ -343,8 +343,10 @@ def test_a_loss_that_is_not_finite(value):
     assert findings(state, params)["nonfinite_loss"].step == 1
 
 
-def test_a_loss_that_does_not_move():
-    batches = jax.tree.map(lambda x: jnp.stack([x[0]] * 60), data())
+@pytest.mark.parametrize("steps", [60, 160])
+def test_a_loss_that_does_not_move(steps):
+    """In a run that its state holds, and in a longer one."""
+    batches = jax.tree.map(lambda x: jnp.stack([x[0]] * steps), data())
     params, state = train(monitor(optax.sgd(1e-12)), mlp(), batches=batches)
     assert set(findings(state, params)) == {"flat_loss"}
 

@@ -50,14 +50,14 @@ class Loss:
         if len(losses) <= FEWEST or steps[-1] + 1 < 2 * FEWEST:
             return
         first = float(seen.state.first_loss)
-        spread = float(losses.max() - losses.min())
+        spread = float(max(losses.max(), first) - min(losses.min(), first))
         last = float(np.median(losses[-FEWEST:]))
-        if seen.steps[0] == 0 and spread < self.moved * abs(first):
+        if spread < self.moved * abs(first):
             yield HealthFinding(
                 rule="flat_loss",
                 message=(
                     f"the loss has moved by {significant(spread, 1)} in all, from "
-                    f"{significant(first, 3)}, in {len(losses)} steps."
+                    f"{significant(first, 3)}, in {int(steps[-1]) + 1} steps."
                 ),
                 step=0,
                 value=spread,
