@@ -84,9 +84,9 @@ class Line(NamedTuple):
     def compared(self) -> Comparison:
         """Over one step: four evaluations, twelve where noise has to be measured."""
         numbers = _both(_FIRST)
-        close = self._close if self.is_coarse else ()
+        close = self._close if self._is_coarse else ()
         first, close = self._at((*numbers, *close)).split(len(numbers))
-        noise = self._noise(close) if self.is_coarse else self._known_noise
+        noise = self._noise(close) if self._is_coarse else self._known_noise
         rounding = self.eps * first.sizes[0]
         bars = functools.partial(
             _bars, self._curved(first), _FIRST, noise, rounding, asked=True
@@ -102,7 +102,7 @@ class Line(NamedTuple):
 
     def contradicts(self) -> jax.Array:
         """Whether all steps say that the gradient is wrong, by the same amount."""
-        steps = (*_FINER, *_LADDER) if self.is_exact else _COARSE_LADDER
+        steps = (*_FINER, *_LADDER) if self._is_exact else _COARSE_LADDER
         numbers = _both(steps)
         ladder, close = self._at((*numbers, *self._close)).split(len(numbers))
         rounding = self.eps * ladder.sizes[steps.index(1.0)]
@@ -110,7 +110,7 @@ class Line(NamedTuple):
         error = _odd(ladder.residuals, steps)[:-1]
         at = jnp.asarray(steps[:-1], error.dtype)
         # A finer step is asked where its noise is no more than half of the error.
-        first = error[len(_FINER) if self.is_exact else 0]
+        first = error[len(_FINER) if self._is_exact else 0]
         asked = (at > _FINER[-1]) | (2 * noise / at <= jnp.abs(first) / 2)
         bars = _bars(self._curved(ladder), steps, noise, rounding, asked)
         error = jnp.where(asked, error, first)
@@ -118,12 +118,12 @@ class Line(NamedTuple):
         return jnp.all((jnp.abs(error) > bars) | ~asked) & stable
 
     @property
-    def is_coarse(self) -> bool:
+    def _is_coarse(self) -> bool:
         """Whether the loss is computed in less digits than it is summed in."""
         return self.computed > float(jnp.finfo(self.here.dtype).eps)
 
     @property
-    def is_exact(self) -> bool:
+    def _is_exact(self) -> bool:
         """Whether nothing is coarser than the dtype of all sums."""
         return self.eps <= float(jnp.finfo(self.here.dtype).eps)
 
@@ -166,7 +166,7 @@ class Line(NamedTuple):
         Parameters that are cast to fewer digits move only every so often, so points
         must be further apart there.
         """
-        spacing = 2.0**-2 if self.is_coarse else 2.0**-6
+        spacing = 2.0**-2 if self._is_coarse else 2.0**-6
         return tuple(k * spacing for k in (-4, -3, -2, -1, 1, 2, 3, 4))
 
     def _curved(self, changes: _Changes) -> jax.Array:
