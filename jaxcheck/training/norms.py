@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxcheck.training.counts import Count, countable
 from jaxcheck.training.leaves import Entry
-from jaxcheck.training.placement import ROWS, across, replicated, split_over
+from jaxcheck.training.placement import ROWS, Join, concatenated, rows_of
 from jaxcheck.training.sizes import as_real
 from jaxcheck.training.sums import summed
 
@@ -50,10 +50,8 @@ def norms_of(
     """
     scale, *coarser = _SCALES[jnp.finfo(dtype).bits]
     pairs = zip(entries, arrays, strict=True)
-    rows = [_once(entry, array, axes, dtype, scale) for entry, array in pairs]
-    sums = jnp.concatenate([squares for squares, _ in rows])
-    bad: Count = jax.tree.map(
-        lambda *counts: jnp.concatenate(counts), *(count for _, count in rows)
+    sums, bad = concatenated(
+        [_once(entry, array, axes, dtype, scale) for entry, array in pairs]
     )
 
     def bare(_: Any) -> jax.Array:
@@ -62,9 +60,11 @@ def norms_of(
     def again(arrays: Sequence[Any]) -> jax.Array:
         norm = jnp.sqrt(sums) / scale
         pairs = zip(entries, arrays, strict=True)
-        parts = [_again(entry, array, axes, dtype, coarser) for entry, array in pairs]
-        for scaled, *squares in zip(coarser, *parts, strict=True):
-            larger = jnp.sqrt(jnp.concatenate(squares)) / scaled
+        scaled = concatenated(
+            [_again(entry, array, axes, dtype, coarser) for entry, array in pairs]
+        )
+        for unit, squares in zip(coarser, scaled.sums, strict=True):
+            larger = jnp.sqrt(squares) / unit
             norm = jnp.where(jnp.isfinite(norm), norm, larger)
         return _with_total(norm)
 
@@ -73,19 +73,33 @@ def norms_of(
     return Norms(norm, jnp.append(bad.exact, bad.joined(ROWS).exact))
 
 
+class _Squares(NamedTuple):
+    """The squares of rows, and how many elements are not finite."""
+
+    sums: jax.Array
+    bad: Count
+
+    def joined(self, join: Join) -> _Squares:
+        return _Squares(join.add(self.sums), self.bad.joined(join))
+
+
+class _Scaled(NamedTuple):
+    """The squares of rows at other scales."""
+
+    sums: tuple[jax.Array, ...]
+
+    def joined(self, join: Join) -> _Scaled:
+        return _Scaled(tuple(map(join.add, self.sums)))
+
+
 def _once(
     entry: Entry, array: Any, axes: tuple[str, ...], dtype: Any, scale: float
-) -> tuple[jax.Array, Count]:
-    """The squares of a leaf's rows, and how many elements are not finite."""
+) -> _Squares:
     value = as_real(array, dtype)
     finite = jnp.isfinite(value)
     square = jnp.square(jnp.where(finite, value, 0) * scale)
     squares, bad = summed([square, countable(~finite, dtype)], entry.axis)
-    rows = squares, Count.of(bad, dtype)
-    if split := split_over(axes, array):
-        join = across(split)
-        rows = join.add(squares), rows[1].joined(join)
-    return jax.tree.map(lambda x: _rows(entry, replicated(x)), rows)
+    return rows_of(entry, axes, _Squares(squares, Count.of(bad, dtype)), array)
 
 
 def _again(
@@ -94,18 +108,11 @@ def _again(
     axes: tuple[str, ...],
     dtype: Any,
     scales: Sequence[float],
-) -> list[jax.Array]:
-    """The squares of a leaf's rows at other scales."""
+) -> _Scaled:
     value = as_real(array, dtype)
     value = jnp.where(jnp.isfinite(value), value, 0)
     sums = summed([jnp.square(value * scale) for scale in scales], entry.axis)
-    if split := split_over(axes, array):
-        sums = [across(split).add(squares) for squares in sums]
-    return [_rows(entry, replicated(squares)) for squares in sums]
-
-
-def _rows(entry: Entry, value: jax.Array) -> jax.Array:
-    return value if entry.axis is not None else value[None]
+    return rows_of(entry, axes, _Scaled(tuple(sums)), array)
 
 
 def _with_total(norm: jax.Array) -> jax.Array:

@@ -6,14 +6,15 @@ become one. It needs a sum and a maximum for that, and no more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcheck.jaxprs import compat
+from jaxcheck.training.leaves import Entry
 
 
 class Join(NamedTuple):
@@ -27,6 +28,16 @@ class Join(NamedTuple):
     add: Callable[[jax.Array], jax.Array]
     largest: Callable[[jax.Array], jax.Array]
 
+
+class Joinable(Protocol):
+    """What a reduction ends in: a named tuple of arrays."""
+
+    def joined(self, join: Join) -> Any:
+        """Of several rows together."""
+        ...
+
+
+_Rows = TypeVar("_Rows", bound=Joinable)
 
 # Integers stay 32 bits wide with x64 too.
 ROWS = Join(
@@ -56,6 +67,28 @@ def split_over(axes: tuple[str, ...], *arrays: jax.Array) -> tuple[str, ...]:
         return any(axis in compat.varying_axes(x) for x in arrays)
 
     return tuple(axis for axis in axes if is_split(axis))
+
+
+def rows_of(
+    entry: Entry, axes: tuple[str, ...], part: _Rows, *arrays: jax.Array
+) -> _Rows:
+    """The rows of a leaf, with what other devices have of them, free to be stacked.
+
+    Args:
+        entry: the leaf.
+        axes: mesh axes that it may be split over.
+        part: what this device has: a scalar, or a row for each layer.
+        arrays: what that was computed from.
+    """
+    if split := split_over(axes, *arrays):
+        part = part.joined(across(split))
+    part = jax.tree.map(replicated, part)
+    return part if entry.axis is not None else jax.tree.map(lambda x: x[None], part)
+
+
+def concatenated(rows: Sequence[_Rows]) -> _Rows:
+    """The rows of all leaves, one after the other."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
 
 
 def is_split_explicitly(array: jax.Array) -> bool:

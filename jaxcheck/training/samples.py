@@ -18,10 +18,10 @@ from jaxcheck.training.lost import Lost, lost_in
 from jaxcheck.training.moments import over
 from jaxcheck.training.placement import (
     ROWS,
-    across,
+    Join,
+    concatenated,
     is_split_explicitly,
-    replicated,
-    split_over,
+    rows_of,
 )
 from jaxcheck.training.sizes import as_real
 from jaxcheck.training.sums import summed
@@ -73,15 +73,9 @@ def details_of(
 ) -> Details:
     """What is seen on samples of leaves."""
     absent = [None] * len(entries)
-    rows = [
-        _rows_of(entry, axes, dtype, *arrays)
-        for entry, *arrays in zip(
-            entries, grads, params or absent, updates or absent, strict=True
-        )
-    ]
-    every: _Seen = jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
-    total = every.joined()
-    every = jax.tree.map(jnp.append, every, total)
+    leaves = zip(entries, grads, params or absent, updates or absent, strict=True)
+    every = concatenated([_leaf(leaf, axes, dtype, *x) for leaf, *x in leaves])
+    every = jax.tree.map(jnp.append, every, every.joined(ROWS))
     return Details(
         zero_share=over(every.zeros, every.elements),
         max_abs=every.largest,
@@ -97,7 +91,7 @@ class _Seen(NamedTuple):
     largest: jax.Array
     lost: Lost
 
-    def joined(self, join: Any = ROWS) -> _Seen:
+    def joined(self, join: Join) -> _Seen:
         return _Seen(
             join.add(self.zeros),
             join.add(self.elements),
@@ -106,7 +100,7 @@ class _Seen(NamedTuple):
         )
 
 
-def _rows_of(
+def _leaf(
     entry: Entry, axes: tuple[str, ...], dtype: Any, grad: Any, param: Any, update: Any
 ) -> _Seen:
     value = as_real(grad, dtype)
@@ -122,7 +116,4 @@ def _rows_of(
     lost = Lost(*counts) if counts else Lost(*[jnp.zeros_like(zeros)] * 2)
     seen = _Seen(zeros, elements, largest, lost)
     arrays = [x for x in (grad, param, update) if x is not None]
-    if split := split_over(axes, *arrays):
-        seen = seen.joined(across(split))
-    seen = jax.tree.map(replicated, seen)
-    return seen if entry.axis is not None else jax.tree.map(lambda x: x[None], seen)
+    return rows_of(entry, axes, seen, *arrays)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxcheck.training.leaves import Entry, Stacked, aligned, entries_of
 from jaxcheck.training.lost import Lost, lost_of
 from jaxcheck.training.moments import Moments, moments_of, over
-from jaxcheck.training.placement import ROWS, Join, across, replicated, split_over
+from jaxcheck.training.placement import ROWS, Join, concatenated, rows_of
 from jaxcheck.training.sizes import Size, accumulator, as_real, size_of
 
 
@@ -189,8 +189,7 @@ def _measured(
         pairs = zip(updates, grads, strict=True)
         updates = [jnp.zeros_like(g) if u is None else u for u, g in pairs]
     leaves = zip(entries, grads, params or absent, updates or absent, strict=True)
-    rows = [_rows_of(entry, axes, dtype, g, p, u) for entry, g, p, u in leaves]
-    every = jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+    every = concatenated([_leaf(e, axes, dtype, g, p, u) for e, g, p, u in leaves])
     return GradientStatistics(
         leaves=_statistics(every),
         stacks=_statistics(_stacks(entries, every)),
@@ -198,7 +197,7 @@ def _measured(
     )
 
 
-def _rows_of(
+def _leaf(
     entry: Entry,
     axes: tuple[str, ...],
     dtype: Any,
@@ -207,14 +206,9 @@ def _rows_of(
     update: jax.Array | None,
 ) -> _Rows:
     """The rows of one leaf, with what other devices have of them."""
+    rows = functools.partial(rows_of, entry, axes)
 
-    def rows(part: Any, *arrays: jax.Array) -> Any:
-        if split := split_over(axes, *arrays):
-            part = part.joined(across(split))
-        part = jax.tree.map(replicated, part)
-        return part if entry.axis is not None else jax.tree.map(lambda x: x[None], part)
-
-    def size(array: jax.Array | None) -> Any:
+    def size(array: jax.Array | None) -> Size | None:
         if array is None:
             return None
         return rows(size_of(as_real(array, dtype), entry.reduced), array)
