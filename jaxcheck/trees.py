@@ -89,6 +89,20 @@ def on_host(value: Any) -> np.ndarray[Any, Any]:
     return np.asarray(value)
 
 
+def widen(value: Any) -> Any:
+    """In float64 or complex128, where it is; what is no array of floats passes."""
+    if not is_inexact(getattr(value, "dtype", np.int32)):
+        return value
+    complex_ = jnp.issubdtype(value.dtype, jnp.complexfloating)
+    return value.astype(np.complex128 if complex_ else np.float64)
+
+
+def wide_on_host(value: Any) -> np.ndarray[Any, Any]:
+    """An array of whatever numbers in NumPy, and in float64 or complex128."""
+    array = on_host(value)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
 def require_finite(caller: str, name: str, tree: Any) -> None:
     """Raise unless every number in the floating arrays of ``tree`` is finite.
 

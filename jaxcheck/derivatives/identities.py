@@ -19,14 +19,14 @@ import numpy as np
 
 from jaxcheck.derivatives.functions import FlatFunction, contracted, probe_like
 from jaxcheck.derivatives.report import DerivativeCheck
-from jaxcheck.gradients.arrays import real_view, widen
+from jaxcheck.gradients.arrays import real_view
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compiled import Compiled
 from jaxcheck.jaxprs.lift import lift
 from jaxcheck.jaxprs.perturb import narrowing_sites
 from jaxcheck.reports.numbers import significant
 from jaxcheck.reports.values import Verdict
-from jaxcheck.trees import Leaf
+from jaxcheck.trees import Leaf, wide_on_host, widen
 
 Array = Any
 Arrays = Sequence[Array]
@@ -316,8 +316,7 @@ def _flat(arrays: Arrays) -> Array:
 
 
 def _host(value: Array) -> Any:
-    view = np.asarray(value)
-    wide = view.astype(np.complex128 if np.iscomplexobj(view) else np.float64).ravel()
+    wide = wide_on_host(value).ravel()
     return wide.view(np.float64) if np.iscomplexobj(wide) else wide
 
 

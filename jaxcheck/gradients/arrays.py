@@ -29,14 +29,6 @@ def from_real_view(view: Array, is_complex: bool) -> Array:
     return view
 
 
-def widen(value: Array) -> Array:
-    """In float64 (complex128); what is no float passes."""
-    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.inexact):
-        return value
-    wide = jnp.complex128 if jnp.iscomplexobj(value) else jnp.float64
-    return value.astype(wide)
-
-
 def native_view(grad: Array, xp: Any = jnp) -> Array:
     """JAX's gradient of a complex leaf as derivatives by its real and imaginary part.
 

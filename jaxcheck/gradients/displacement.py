@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcheck.gradients.arrays import widen
+from jaxcheck.trees import widen
 
 Array = Any
 

@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.gradients import displacement
-from jaxcheck.gradients.arrays import from_real_view, widen
+from jaxcheck.gradients.arrays import from_real_view
 from jaxcheck.gradients.point import Point
 from jaxcheck.jaxprs.onehot import OneHot, Whole
+from jaxcheck.trees import widen
 
 Array = Any
 Batch = Callable[..., Any]  # vmap, or what does lane by lane

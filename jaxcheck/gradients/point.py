@@ -19,7 +19,6 @@ from jaxcheck.gradients.arrays import (
     from_real_view,
     power_of_two,
     real_view,
-    widen,
 )
 from jaxcheck.gradients.differences import relative_step
 from jaxcheck.gradients.probes import probe
@@ -30,7 +29,7 @@ from jaxcheck.jaxprs.perturb import Perturbation, narrowing_sites
 from jaxcheck.jaxprs.sites import site_of
 from jaxcheck.jaxprs.trace import TracedLoss
 from jaxcheck.reports.values import EquationSite
-from jaxcheck.trees import Leaf
+from jaxcheck.trees import Leaf, widen
 
 Array = Any
 IntArray = np.ndarray[Any, np.dtype[np.int64]]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import native_view, widen
+from jaxcheck.gradients.arrays import native_view
 from jaxcheck.gradients.differentiation import value_and_gradient
 from jaxcheck.gradients.evaluation import Evaluator, Lanes, Shared, Values
 from jaxcheck.gradients.point import Point
@@ -26,6 +26,7 @@ from jaxcheck.jaxprs.compat import Program
 from jaxcheck.jaxprs.compiled import Compiled, remembered
 from jaxcheck.jaxprs.magnitudes import run_with_magnitudes
 from jaxcheck.jaxprs.trace import TracedLoss
+from jaxcheck.trees import widen
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]

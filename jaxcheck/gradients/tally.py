@@ -20,9 +20,9 @@ from jaxcheck.gradients.arrays import (
     norm,
     real_view,
     rms,
-    widen,
 )
 from jaxcheck.jaxprs.compiled import Compiled
+from jaxcheck.trees import widen
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcheck.trees import wide_on_host
 from jaxcheck.updates.fields import Field
 from jaxcheck.updates.runs import Moment
 
@@ -120,7 +121,7 @@ def compare(
 
 def _ulps(params: Array, cancelled: float) -> Array:
     eps = float(jnp.finfo(params.dtype).eps)
-    size = np.abs(params.astype(np.result_type(params.dtype, np.float64)))
+    size = np.abs(wide_on_host(params))
     return _ULPS * eps * np.maximum(size, cancelled)
 
 
@@ -147,9 +148,7 @@ class _Series:
         if got.shape != wanted.shape or not got.size:
             return
         with np.errstate(all="ignore"):
-            got, wanted = (
-                x.astype(np.result_type(x.dtype, np.float64)) for x in (got, wanted)
-            )
+            got, wanted = wide_on_host(got), wide_on_host(wanted)
             size = np.where(np.isfinite(wanted), np.abs(wanted), 0.0)
             scale = np.maximum(self._scales.get(key, 0.0), size)
             self._scales[key] = scale

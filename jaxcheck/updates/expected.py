@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.trees import by_path, on_host
+from jaxcheck.trees import by_path, wide_on_host
 from jaxcheck.updates.views import Viewer
 from jaxcheck.updates.watching import Seen
 
@@ -168,13 +168,8 @@ def _error(got: Array, wanted: Array, floor: Any) -> float:
 def _ulps(params: Any) -> Array:
     """What is lost when an update is added to a parameter, and taken off again."""
     dtype = jnp.asarray(params).dtype
-    return _ROUNDOFFS * float(jnp.finfo(dtype).eps) * np.abs(_wide(params))
+    return _ROUNDOFFS * float(jnp.finfo(dtype).eps) * np.abs(wide_on_host(params))
 
 
 def _named(tree: Any) -> dict[str, Array]:
-    return {path: _wide(value) for path, value in by_path(tree).items()}
-
-
-def _wide(value: Any) -> Array:
-    array = on_host(value)
-    return array.astype(np.result_type(array.dtype, np.float64))
+    return {path: wide_on_host(value) for path, value in by_path(tree).items()}

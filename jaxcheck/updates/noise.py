@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.errors import InvalidInputError
+from jaxcheck.trees import wide_on_host
 from jaxcheck.updates.normality import (
     SAME,
     Draws,
@@ -215,10 +216,10 @@ def draws_of(form: Noisy, run: Run, problem: Problem) -> Draws:
         InvalidInputError: what follows the noise is not affine.
     """
     tree = of_all_leaves(form.then, problem.params)
-    state = tree.init([_wide(x) for x in jax.tree.leaves(run.params[0])])
+    state = tree.init([wide_on_host(x) for x in jax.tree.leaves(run.params[0])])
     drawn: list[list[Array]] = []
     for t, moment in enumerate(run.moments, 1):
-        p = [_wide(x) for x in jax.tree.leaves(run.params[t - 1])]
+        p = [wide_on_host(x) for x in jax.tree.leaves(run.params[t - 1])]
         extra, deviation = problem.extra[t - 1], _deviation(form, problem, t)
         zeros = [np.zeros_like(x) for x in p]
         still, one, two = (
@@ -229,7 +230,7 @@ def draws_of(form: Noisy, run: Run, problem: Problem) -> Draws:
         scale = _minus(one, still)
         if form.outside:
             scale = [x + deviation for x in zeros]
-        rest = _minus([_wide(x) for x in moment.updates.values()], still)
+        rest = _minus([wide_on_host(x) for x in moment.updates.values()], still)
         if not any(x.any() for x in (*scale, *rest)):
             if state:
                 break  # what a state has drawn in is not seen, as in a warm-up from 0
@@ -250,10 +251,6 @@ def draws_of(form: Noisy, run: Run, problem: Problem) -> Draws:
 
 def _minus(one: Sequence[Array], other: Sequence[Array]) -> list[Array]:
     return [x - y for x, y in zip(one, other, strict=True)]
-
-
-def _wide(value: Any) -> Array:
-    return np.asarray(value).astype(np.float64)
 
 
 def _require_affine(double: Sequence[Array], single: Sequence[Array]) -> None:

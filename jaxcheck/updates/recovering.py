@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.trees import by_path
+from jaxcheck.trees import by_path, wide_on_host
 from jaxcheck.updates.expected import After, Expected, added
 from jaxcheck.updates.faults import Fault, parts_of
 from jaxcheck.updates.fields import fields_of
@@ -117,7 +117,9 @@ def _fields(opt_state: Any, seen: Seen) -> list[Leaves]:
     found: list[Leaves] = []
     for field in fields_of(opt_state, shapes.keys()):
         leaves = {
-            path: _wide(x) for path, x in field.leaves.items() if path is not None
+            path: wide_on_host(x)
+            for path, x in field.leaves.items()
+            if path is not None
         }
         if {path: x.shape for path, x in leaves.items()} == shapes:
             found.append(leaves)
@@ -148,14 +150,16 @@ def _signs(
 
     def stated(seen: Seen, gradient: Leaves) -> Leaves:
         del seen
-        return {k: np.sign(_wide(x)) for k, x in gradient.items()}
+        return {k: np.sign(wide_on_host(x)) for k, x in gradient.items()}
 
     def of_change(seen: Seen, gradient: Leaves) -> Leaves:
         del gradient
         zero = _all(expected.gradient(seen), 0.0)
         still = added(seen.params, expected.update(seen, zero)[0])
         before, after = by_path(still), by_path(seen.params_after)
-        return {k: -np.sign(_wide(after[k]) - _wide(before[k])) for k in after}
+        return {
+            k: -np.sign(wide_on_host(after[k]) - wide_on_host(before[k])) for k in after
+        }
 
     return [stated] if reading.order == 1 else [stated, of_change]
 
@@ -175,7 +179,7 @@ def _told(
         k
         for wanted, got in zip(stated, used, strict=True)
         for k in got
-        if np.any(_off(_wide(wanted[k]), got[k], same))
+        if np.any(_off(wide_on_host(wanted[k]), got[k], same))
     }
     if not off:
         return
@@ -206,11 +210,11 @@ def _named(
     """A name by how the gradients of the leaves ``off`` differ."""
     names = ", ".join(path or "the leaf" for path in sorted(off))
     pairs = [
-        (_wide(wanted[k]), got[k])
+        (wide_on_host(wanted[k]), got[k])
         for wanted, got in zip(stated, used, strict=True)
         for k in sorted(off)
     ]
-    params = [_wide(by_path(s.params)[k]) for s in steps for k in sorted(off)]
+    params = [wide_on_host(by_path(s.params)[k]) for s in steps for k in sorted(off)]
     if all(np.all(np.abs(g) <= same * np.max(np.abs(w))) for w, g in pairs):
         return Named("leaf_cut_off", f"no gradient reached {names}", Inferred())
     more = [got - wanted for wanted, got in pairs]
@@ -300,9 +304,4 @@ def _rms(tree: Any) -> float:
 
 
 def _flat(tree: Any) -> Array:
-    return np.concatenate([np.ravel(_wide(x)) for x in jax.tree.leaves(tree)])
-
-
-def _wide(value: Any) -> Array:
-    array = np.asarray(value)
-    return array.astype(np.result_type(array.dtype, np.float64))
+    return np.concatenate([np.ravel(wide_on_host(x)) for x in jax.tree.leaves(tree)])

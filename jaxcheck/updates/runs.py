@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.jaxprs import compat
-from jaxcheck.trees import by_path, is_inexact, on_host
+from jaxcheck.trees import by_path, on_host, widen
 from jaxcheck.updates.fields import Field, fields_of
 from jaxcheck.updates.sampling import (
     Coordinates,
@@ -104,9 +104,9 @@ def problem_in_float64(problem: Problem) -> Problem:
     """The same problem with every floating array in float64."""
     with compat.x64(True):
         return problem._replace(
-            params=jax.tree.map(_wide, problem.params),
+            params=jax.tree.map(widen, problem.params),
             gradients=Widened(problem.gradients),
-            extra=[jax.tree.map(_wide, dict(e)) for e in problem.extra],
+            extra=[jax.tree.map(widen, dict(e)) for e in problem.extra],
             x64=True,
         )
 
@@ -124,15 +124,7 @@ class Widened(Sequence[Any]):
         if isinstance(step, slice):
             return Widened(self.given[step])
         with compat.x64(True):
-            return jax.tree.map(_wide, self.given[step])
-
-
-def _wide(value: Any) -> Any:
-    """In float64 or complex128, where it is: on the host or on the device."""
-    if callable(value) or not is_inexact(getattr(value, "dtype", np.int32)):
-        return value
-    complex_ = jnp.issubdtype(value.dtype, jnp.complexfloating)
-    return value.astype(np.complex128 if complex_ else np.float64)
+            return jax.tree.map(widen, self.given[step])
 
 
 def run_transformation(tx: Any, problem: Problem) -> Run:
@@ -148,10 +140,10 @@ def run_transformation(tx: Any, problem: Problem) -> Run:
 
 def _ran(tx: Any, problem: Problem, *, count: bool) -> tuple[Run, bool]:
     """The run, and whether it is complete: all counted, or nothing to be counted."""
-    widen = isinstance(problem.gradients, Widened)
+    double = isinstance(problem.gradients, Widened)
     step = _jitted_step(
         tx.update,
-        widen=widen,
+        double=double,
         count=count,
         # of large leaves some elements are copied, and what was before is not looked at
         donate=bool(problem.sample),
@@ -225,7 +217,7 @@ def _jitted_step(update: Callable[..., tuple[Any, Any]], **settings: Any) -> Any
 def _compiled(
     update: Callable[[], Any],
     *,
-    widen: bool,
+    double: bool,
     count: bool,
     donate: bool,
     static: tuple[str, ...],
@@ -233,8 +225,8 @@ def _compiled(
     def step(
         gradient: Any, state: Any, params: Any, at: Coordinates, **extra: Any
     ) -> _Step:
-        if widen:
-            gradient = jax.tree.map(_wide, gradient)
+        if double:
+            gradient = jax.tree.map(widen, gradient)
         updates, state = update()(gradient, state, params, **extra)
         return _step(updates, state, params, at, count=count)
 
@@ -293,10 +285,10 @@ def run_reference(reference: Reference, run: Run, problem: Problem) -> list[Mome
     moments: list[Moment] = []
     with compat.x64(True):
         for step, params in enumerate(run.params):
-            gradients = jax.tree.map(_wide, problem.taken(problem.narrow[step]))
+            gradients = jax.tree.map(widen, problem.taken(problem.narrow[step]))
             extra = problem.extra[step]
             returned = reference(
-                gradients, jax.tree.map(_wide, params), state, step, **extra
+                gradients, jax.tree.map(widen, params), state, step, **extra
             )
             updates, state = _pair(returned)
             _require_like(updates, params)

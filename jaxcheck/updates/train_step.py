@@ -15,7 +15,7 @@ from jaxcheck.gradients.options import require_count, require_function
 from jaxcheck.jaxprs import compat
 from jaxcheck.reports.values import Finding, Verdict
 from jaxcheck.states import batches_of, copied, next_batch, readers_of
-from jaxcheck.trees import by_path, is_inexact, require_finite
+from jaxcheck.trees import by_path, is_inexact, require_finite, widen
 from jaxcheck.updates.expected import After, Agreement, Expected, agreement
 from jaxcheck.updates.faults import FAULTS, SCHEDULES, Fault, parts
 from jaxcheck.updates.inferring import (
@@ -160,9 +160,9 @@ def _in_float64(
     """The same steps on float64 arrays, if the step keeps them."""
     with compat.x64(True):
         try:
-            wide = jax.tree.map(_wide, copied(state))
+            wide = jax.tree.map(widen, copied(state))
             watched = watch(
-                train_step, wide, [jax.tree.map(_wide, b) for b in batches], viewer
+                train_step, wide, [jax.tree.map(widen, b) for b in batches], viewer
             )
         except Exception:  # it insists on its dtypes: then it is watched in those
             return None
@@ -173,13 +173,6 @@ def _is_wide(watched: Watched) -> bool:
     leaves = jax.tree.leaves([seen.params_after for seen in watched.seen])
     dtypes = {jnp.asarray(x).dtype for x in leaves if is_inexact(jnp.asarray(x).dtype)}
     return all(jnp.finfo(dtype).bits == 64 for dtype in dtypes)
-
-
-def _wide(value: Any) -> Any:
-    if not is_inexact(getattr(value, "dtype", np.int32)):
-        return value
-    complex_ = jnp.issubdtype(value.dtype, jnp.complexfloating)
-    return jnp.asarray(value, np.complex128 if complex_ else np.float64)
 
 
 # ---- what was found

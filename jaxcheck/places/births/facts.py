@@ -13,7 +13,7 @@ from jaxcheck.jaxprs.compat import Equation
 from jaxcheck.places.births.marks import Marked
 from jaxcheck.places.births.primitives import RUNS, pointwise
 from jaxcheck.reports.numbers import count, counted
-from jaxcheck.trees import is_inexact
+from jaxcheck.trees import is_inexact, wide_on_host
 
 _EIGEN = ("eigh", "eig", "svd")
 
@@ -142,7 +142,7 @@ def extent(value: Any) -> str:
     """The range of an array's finite elements: ``float32[3] from 0 to 2``."""
     array = np.asarray(value)
     kind = f"{array.dtype}[{','.join(map(str, array.shape))}]"
-    wide = array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+    wide = wide_on_host(array)
     if np.iscomplexobj(wide):
         wide = np.abs(wide)
     usual = wide[np.isfinite(wide)]

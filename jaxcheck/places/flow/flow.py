@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.errors import InvalidInputError
-from jaxcheck.gradients.arrays import norm, widen
+from jaxcheck.gradients.arrays import norm
 from jaxcheck.gradients.point import Point
 from jaxcheck.jaxprs import compat, interpret
 from jaxcheck.jaxprs.compat import Equation, Place, Program
@@ -36,6 +36,7 @@ from jaxcheck.places.flow.copies import with_copies
 from jaxcheck.places.flow.report import FlowLeaf, FlowUse, SourceLine
 from jaxcheck.places.flow.uses import Use, uses_of
 from jaxcheck.reports.values import EquationSite
+from jaxcheck.trees import widen
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]

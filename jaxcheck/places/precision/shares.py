@@ -23,13 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import native_view, widen
+from jaxcheck.gradients.arrays import native_view
 from jaxcheck.gradients.program import NativeResult, Programs, ReadingResult
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.compiled import Compiled
 from jaxcheck.jaxprs.memory import peak_bytes
 from jaxcheck.places.precision.knobs import Knobs, knobs_of, slot_of, weighed
 from jaxcheck.places.rules.instrument import Chain, Site
+from jaxcheck.trees import widen
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]

@@ -31,7 +31,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import widen
 from jaxcheck.gradients.comparison import Lane
 from jaxcheck.gradients.differences import FIRST_STEPS
 from jaxcheck.gradients.displacement import moved
@@ -42,6 +41,7 @@ from jaxcheck.jaxprs.compiled import Compiled
 from jaxcheck.jaxprs.lift import reading_of
 from jaxcheck.places.rules.instrument import Chain, Instrument, Site
 from jaxcheck.places.rules.tap import Carried, Visit
+from jaxcheck.trees import widen
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcheck.gradients.arrays import widen
 from jaxcheck.gradients.examine import examine
 from jaxcheck.gradients.measure import Meter
 from jaxcheck.gradients.options import Options
@@ -31,7 +30,7 @@ from jaxcheck.places.rules.instrument import Chain, Instrument, Site
 from jaxcheck.places.rules.tap import Carried, Visit
 from jaxcheck.reports.numbers import significant, telling_digits, with_error_bar
 from jaxcheck.reports.values import Verdict
-from jaxcheck.trees import is_inexact, partition
+from jaxcheck.trees import is_inexact, partition, widen
 
 Array = Any
 

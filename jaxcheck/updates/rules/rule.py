@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxcheck.errors import InvalidInputError
+from jaxcheck.trees import wide_on_host
 
 Array = Any  # np.ndarray, float64 or complex128
 State = dict[str, Any]
@@ -140,7 +141,8 @@ class Rule:
         """
         treedef = jax.tree.structure(params)
         g, p = (
-            [_wide(x) for x in jax.tree.leaves(tree)] for tree in (gradients, params)
+            [wide_on_host(x) for x in jax.tree.leaves(tree)]
+            for tree in (gradients, params)
         )
         tree = of_all_leaves(self.form, params)
         known = tree.init(p)
@@ -297,8 +299,3 @@ def _leaf_by_leaf(forms: Iterable[Leafwise]) -> Treewise:
 def _by_name(states: Sequence[State]) -> State:
     names = dict.fromkeys(name for state in states for name in state)
     return {name: [state.get(name) for state in states] for name in names}
-
-
-def _wide(value: Any) -> Array:
-    array = np.asarray(value)
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
