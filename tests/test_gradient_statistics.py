@@ -268,6 +268,35 @@ def test_counts_of_more_than_integers_hold(monkeypatch):
     assert (int(every.exact), float(every.rough)) == (50, 45.0)
 
 
+@pytest.mark.parametrize("name", ["norm", "rms", "mean", "std", "max_abs"])
+@pytest.mark.parametrize("differentiate", [jax.grad, jax.jacfwd])
+def test_statistics_have_derivatives(name, differentiate):
+    """As a penalty on gradients needs them."""
+    grads = jax.random.normal(jax.random.key(0), (300, 2)) + 0.5
+    plain = {
+        "norm": jnp.linalg.norm,
+        "rms": lambda g: jnp.sqrt(jnp.mean(g**2)),
+        "mean": jnp.mean,
+        "std": jnp.std,
+        "max_abs": lambda g: jnp.max(jnp.abs(g)),
+    }
+
+    def measured(parts):
+        return getattr(gradient_statistics(parts).total, name)
+
+    got = differentiate(measured)({"a": grads[:7], "b": grads[7:]})
+    wanted = differentiate(plain[name])(jnp.ravel(grads)).reshape(grads.shape)
+    got = np.concatenate([got["a"], got["b"]])
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_largest_elements_that_are_equal_share_the_derivative():
+    got = jax.grad(lambda g: gradient_statistics(g).leaves.max_abs[0])(
+        jnp.array([2.0, -2.0, 1.0])
+    )
+    np.testing.assert_array_equal(got, [0.5, -0.5, 0.0])
+
+
 def test_edges_are_powers_of_two():
     np.testing.assert_array_equal(jaxcheck.histogram_edges(), EDGES)
 
@@ -323,7 +352,7 @@ LOST = [
 @pytest.mark.parametrize(("param", "update", "share"), LOST)
 def test_lost_updates(param, update, share):
     p, u = np.full(3, param), np.full(3, update)
-    lost = jax.jit(lambda p, u: lost_of(p, u, (0,), jnp.float32))(p, u)
+    lost = jax.jit(lambda p, u: lost_of(p, u, None, jnp.float32))(p, u)
     assert float(lost.lost) == 3 * share
     assert by_hand([p], [p], [u])["lost_share"] == share
 

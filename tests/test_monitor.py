@@ -358,3 +358,30 @@ def test_a_loss_may_be_any_real_number():
     for value in (1, 2.5, np.float64(3), jnp.bfloat16(4), jnp.int32(5)):
         _, state = tx.update(PARAMS, state, PARAMS, value=value)
     assert state.losses[:5].tolist() == [1, 2.5, 3, 4, 5]
+
+
+@pytest.mark.parametrize("differentiate", [jax.grad, jax.jacfwd])
+@pytest.mark.parametrize("every", [1, 2])
+def test_training_is_differentiated_through(differentiate, every):
+    x = jax.random.normal(jax.random.key(0), (5, 4))
+    params = {"w": jnp.full((4, 3), 0.1), "b": jnp.zeros(3)}
+
+    def loss_fn(params):
+        return jnp.mean((jnp.tanh(x @ params["w"] + params["b"]) - 1) ** 2)
+
+    def loss_after(rate, wrap):
+        tx = wrap(optax.adam(rate))
+
+        def step(carry, _):
+            params, state = carry
+            loss, grads = jax.value_and_grad(loss_fn)(params)
+            updates, state = tx.update(grads, state, params, value=loss)
+            return (optax.apply_updates(params, updates), state), None
+
+        (trained, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=4)
+        return loss_fn(trained)
+
+    wanted = differentiate(loss_after)(0.1, optax.with_extra_args_support)
+    got = differentiate(loss_after)(0.1, lambda tx: monitor(tx, every=every))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    assert wanted < 0

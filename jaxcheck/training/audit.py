@@ -228,7 +228,7 @@ def _judged(along: Callable[[jax.Array | int], Line]) -> Audit:
     _, against = jax.lax.while_loop(may_be_wrong, ask_again, start)
     # A gradient that is not finite, of a loss that is: no step makes that right.
     wrong = (against == _AGAINST) | (first.is_finite & ~finite)
-    typical = size_of(first.parts, (0,)).norm
+    typical = size_of(first.parts).norm
     return Audit(
         wrong=wrong,
         # A bar as wide as half of what leaves contribute would let a zero pass.

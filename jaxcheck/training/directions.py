@@ -76,7 +76,7 @@ class Leaf(NamedTuple):
 
     def size_of(self, array: jax.Array, dtype: Any) -> Size:
         """How large an array of its shape is, the parts that others hold included."""
-        size = size_of(as_real(array, dtype), tuple(range(array.ndim)))
+        size = size_of(as_real(array, dtype))
         return size.joined(across(self.axes)) if self.axes else size
 
     def sum(self, array: jax.Array) -> jax.Array:

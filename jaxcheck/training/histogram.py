@@ -40,12 +40,12 @@ def histogram_edges() -> np.ndarray[Any, Any]:
     return np.concatenate([[0.0], inner, [np.inf]])
 
 
-def log2_histogram(value: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Count the finite elements that are not zero in each bin along ``axes``.
+def log2_histogram(value: jax.Array, keep: int | None = None) -> jax.Array:
+    """Count the finite elements that are not zero in each bin.
 
     Args:
         value: a real array in float32 or float64.
-        axes: the axes to count along, in rising order.
+        keep: the axis of the rows; None makes one row of everything.
 
     Returns:
         int32, with the bins in the last axis.
@@ -55,21 +55,23 @@ def log2_histogram(value: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     # Comparisons work everywhere; a CPU, which makes no vectors of them, is forty times
     # faster with a scatter. Explicit shardings forbid that, and its counts may wrap.
     if is_split_explicitly(bins) or bins.size >= 2**31:
-        return _by_comparing(bins, axes)
+        return _by_comparing(bins, keep)
     return jax.lax.platform_dependent(
         bins,
-        cpu=lambda bins: _by_scattering(bins, axes),
-        default=lambda bins: _by_comparing(bins, axes),
+        cpu=lambda bins: _by_scattering(bins, keep),
+        default=lambda bins: _by_comparing(bins, keep),
     )
 
 
-def _by_comparing(bins: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _by_comparing(bins: jax.Array, keep: int | None) -> jax.Array:
     every = jnp.arange(BINS, dtype=jnp.int32).reshape((1,) * bins.ndim + (BINS,))
+    axes = tuple(k for k in range(bins.ndim) if k != keep)
     return count(bins[..., None] == every, axes, jnp.float32).exact
 
 
-def _by_scattering(bins: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    kept = [k for k in range(bins.ndim) if k not in axes]
-    rows = tuple(jax.lax.broadcasted_iota(jnp.int32, bins.shape, k) for k in kept)
-    counts = jnp.zeros((*(bins.shape[k] for k in kept), BINS), jnp.int32)
-    return counts.at[(*rows, bins)].add(1, mode="drop")
+def _by_scattering(bins: jax.Array, keep: int | None) -> jax.Array:
+    if keep is None:
+        return jnp.zeros(BINS, jnp.int32).at[bins].add(1, mode="drop")
+    rows = jax.lax.broadcasted_iota(jnp.int32, bins.shape, keep)
+    counts = jnp.zeros((bins.shape[keep], BINS), jnp.int32)
+    return counts.at[rows, bins].add(1, mode="drop")

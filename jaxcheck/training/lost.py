@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcheck.training.bits import same
-from jaxcheck.training.counts import count
+from jaxcheck.training.counts import Count, countable
 from jaxcheck.training.placement import Join
+from jaxcheck.training.sums import summed
 
 
 class Lost(NamedTuple):
@@ -28,11 +29,11 @@ class Lost(NamedTuple):
         return Lost(join.add(self.moving), join.add(self.lost))
 
 
-def lost_of(
-    param: jax.Array, update: jax.Array, axes: tuple[int, ...], dtype: Any
-) -> Lost:
-    """Count along ``axes``."""
-    return Lost(*(count(x, axes, dtype).rough for x in lost_in(param, update, dtype)))
+def lost_of(param: jax.Array, update: jax.Array, keep: int | None, dtype: Any) -> Lost:
+    """Count along all axes but ``keep``."""
+    flags = lost_in(param, update, dtype)
+    counts = summed([countable(x, dtype) for x in flags], keep)
+    return Lost(*(Count.of(x, dtype).rough for x in counts))
 
 
 def lost_in(

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcheck.training.counts import Count, count
+from jaxcheck.training.counts import Count, countable
 from jaxcheck.training.histogram import log2_histogram
 from jaxcheck.training.placement import Join
-from jaxcheck.training.sizes import Size, size_of, sum_squares
+from jaxcheck.training.sizes import Size, of_rows, scaled, unit_of
+from jaxcheck.training.sums import summed
 
 
 class Moments(NamedTuple):
@@ -55,25 +56,33 @@ class Moments(NamedTuple):
         )
 
 
-def moments_of(value: jax.Array, axes: tuple[int, ...]) -> Moments:
-    """Sum over ``axes`` of what ``sizes.as_real`` makes of an array."""
-    size = size_of(value, axes)
-    elements = math.prod(value.shape[k] for k in axes)
-    finite = float(elements) - size.nonfinite.rough
-    counted = jnp.isfinite(value)
+def moments_of(value: jax.Array, keep: int | None = None) -> Moments:
+    """Of what ``sizes.as_real`` makes of an array, along all axes but ``keep``."""
+    dtype, finite = value.dtype, jnp.isfinite(value)
     # Zeros and bins are of the unscaled value: a scaled one may underflow.
-    bins = log2_histogram(value, axes)
-    scaled = jnp.where(counted, value, 0.0) * jnp.expand_dims(1.0 / size.unit, axes)
-    total = jnp.sum(scaled, axis=axes)
-    mean = jnp.expand_dims(over(total, finite), axes)
-    apart = jnp.where(counted, scaled - mean, 0.0)
+    bad, zeros, largest = summed(
+        [countable(flags, dtype) for flags in (~finite, value == 0)],
+        keep,
+        largest=[jnp.where(finite, jnp.abs(value), 0.0)],
+    )
+    unit, nonfinite = unit_of(largest), Count.of(bad, dtype)
+    y, _ = scaled(value, unit, keep)
+    squares, total = summed([jnp.square(y), y], keep)
+    elements = math.prod(n for k, n in enumerate(value.shape) if k != keep)
+    number = float(elements) - nonfinite.rough
+    y, finite = scaled(value, unit, keep)
+    mean = of_rows(over(total, number), value, keep)
+    apart = jnp.where(finite, y - mean, 0.0)
+    deviations, rest = summed([jnp.square(apart), apart], keep)
+    bins = log2_histogram(value, keep)
     return Moments(
-        size=size,
-        finite=finite,
+        size=Size(unit, squares, largest, nonfinite),
+        finite=number,
         total=total,
-        deviations=sum_squares(apart, axes),
-        zeros=count(value == 0, axes, value.dtype).rough,
-        histogram=Count(bins.astype(value.dtype), bins),
+        # The mean is rounded; its error leaves a rest, and a little too much.
+        deviations=jnp.maximum(deviations - over(jnp.square(rest), number), 0.0),
+        zeros=Count.of(zeros, dtype).rough,
+        histogram=Count(bins.astype(dtype), bins),
     )
 
 

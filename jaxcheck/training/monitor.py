@@ -261,6 +261,8 @@ def _seen(
         arrays: what was given of them.
         value: the loss, or None.
     """
+    # What is seen of a step that is differentiated through has no derivative.
+    arrays, value = jax.lax.stop_gradient((arrays, value))
     step, dtype = state.step, state.norm.dtype
     last = [Norms(state.norm[k], state.nonfinite[k]) for k in range(3)]
     due = step % settings.every == 0

@@ -1,9 +1,8 @@
-"""How large arrays are: sums of squares and maxima.
+"""How large arrays are: sums of squares and maxima, of the finite elements.
 
-``sum_squares`` and ``max_abs`` are one pass over an array and bare: NaN, infinity and
-overflow show in the sum, underflow as a zero beside a positive maximum. ``size_of`` is
-the rescue for these cases: of the finite elements, scaled so that their squares neither
-overflow nor vanish. All of them take what ``as_real`` makes of an array.
+A first pass over an array finds the largest element, a second one takes the squares of
+all in units of it, so that they neither overflow nor vanish. All take what ``as_real``
+makes of an array.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcheck.training.bits import power_of_two
-from jaxcheck.training.counts import Count, count
+from jaxcheck.training.counts import Count, countable
 from jaxcheck.training.placement import Join
+from jaxcheck.training.sums import summed
 
 
 def accumulator(*dtypes: Any) -> Any:
@@ -28,16 +28,6 @@ def as_real(array: jax.Array, dtype: Any) -> jax.Array:
     """An array to be summed in ``dtype``; of a complex one the moduli."""
     value = jnp.abs(array) if jnp.iscomplexobj(array) else array
     return value.astype(dtype)
-
-
-def sum_squares(value: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The bare Σx² along ``axes``."""
-    return jnp.sum(jnp.square(value), axis=axes)
-
-
-def max_abs(value: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The bare max |x| along ``axes``; says nothing of NaN, which maxima may lose."""
-    return jnp.max(jnp.abs(value), axis=axes)
 
 
 class Size(NamedTuple):
@@ -72,17 +62,42 @@ class Size(NamedTuple):
         )
 
 
-def size_of(value: jax.Array, axes: tuple[int, ...]) -> Size:
-    """How large the finite elements of ``value`` are along ``axes``."""
+def size_of(value: jax.Array, keep: int | None = None) -> Size:
+    """How large the finite elements of ``value`` are, along all axes but ``keep``."""
     finite = jnp.isfinite(value)
-    value = jnp.where(finite, value, 0.0)
-    largest = max_abs(value, axes)
-    # Neither the unit nor its inverse is denormal, which a CPU would flush to zero.
-    smallest = float(jnp.finfo(value.dtype).tiny)
-    unit = power_of_two(jnp.clip(largest, smallest, 1.0 / smallest))
-    return Size(
-        unit=unit,
-        squares=sum_squares(value * jnp.expand_dims(1.0 / unit, axes), axes),
-        max_abs=largest,
-        nonfinite=count(~finite, axes, value.dtype),
+    bad, largest = summed(
+        [countable(~finite, value.dtype)],
+        keep,
+        largest=[jnp.where(finite, jnp.abs(value), 0.0)],
     )
+    unit = unit_of(largest)
+    y, _ = scaled(value, unit, keep)
+    squares, _ = summed([jnp.square(y), y], keep)
+    return Size(unit, squares, largest, Count.of(bad, value.dtype))
+
+
+def unit_of(largest: jax.Array) -> jax.Array:
+    """A power of two near ``largest``; neither it nor its inverse is denormal.
+
+    A CPU would flush that to zero.
+    """
+    smallest = float(jnp.finfo(largest.dtype).tiny)
+    return power_of_two(jnp.clip(largest, smallest, 1.0 / smallest))
+
+
+def scaled(
+    value: jax.Array, unit: jax.Array, keep: int | None
+) -> tuple[jax.Array, jax.Array]:
+    """The finite elements of ``value`` in units of their row, and which these are.
+
+    What one pass over an array computes of it would be written down for the next one,
+    if the compiler saw that it is the same.
+    """
+    value, unit = jax.lax.optimization_barrier((value, unit))
+    finite = jnp.isfinite(value)
+    return jnp.where(finite, value, 0.0) * of_rows(1.0 / unit, value, keep), finite
+
+
+def of_rows(row: jax.Array, value: jax.Array, keep: int | None) -> jax.Array:
+    """A number for each row, in the shape in which it stands beside ``value``."""
+    return jnp.expand_dims(row, [k for k in range(value.ndim) if k != keep])

@@ -211,13 +211,13 @@ def _leaf(
     def size(array: jax.Array | None) -> Size | None:
         if array is None:
             return None
-        return rows(size_of(as_real(array, dtype), entry.reduced), array)
+        return rows(size_of(as_real(array, dtype), entry.axis), array)
 
     lost = None
     if param is not None and update is not None:
-        lost = rows(lost_of(param, update, entry.reduced, dtype), param, update)
+        lost = rows(lost_of(param, update, entry.axis, dtype), param, update)
     return _Rows(
-        gradient=rows(moments_of(as_real(grad, dtype), entry.reduced), grad),
+        gradient=rows(moments_of(as_real(grad, dtype), entry.axis), grad),
         params=size(param),
         updates=size(update),
         lost=lost,
