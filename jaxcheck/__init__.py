@@ -36,7 +36,7 @@ from jaxcheck.training.health import HealthFinding, HealthReport
 from jaxcheck.training.histogram import histogram_edges
 from jaxcheck.training.history import History
 from jaxcheck.training.leaves import leaf_names, stack_names
-from jaxcheck.training.monitor import MonitorState, monitor
+from jaxcheck.training.monitor import monitor
 from jaxcheck.training.probe import (
     ProbeStatistics,
     backward_probe,
@@ -44,6 +44,7 @@ from jaxcheck.training.probe import (
     probe_statistics,
 )
 from jaxcheck.training.replay import ReplayReport
+from jaxcheck.training.state import MonitorState
 from jaxcheck.training.statistics import GradientStatistics, gradient_statistics
 from jaxcheck.training.symptoms import HEALTH_RULES
 from jaxcheck.updates import rules

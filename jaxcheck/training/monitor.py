@@ -19,10 +19,11 @@ from jaxcheck.errors import InvalidInputError
 from jaxcheck.gradients.options import require_count
 from jaxcheck.training.clipping import clip_of
 from jaxcheck.training.leaves import Entry, Stacked, aligned, entries_of
-from jaxcheck.training.level import Level, first, no_level, observed
+from jaxcheck.training.level import first, no_level, observed
 from jaxcheck.training.norms import Norms, norms_of
 from jaxcheck.training.samples import Details, details_of, sample
 from jaxcheck.training.sizes import accumulator
+from jaxcheck.training.state import MonitorState, Watched
 from jaxcheck.updates.runs import is_transformation
 
 if TYPE_CHECKING:
@@ -38,55 +39,6 @@ _MOST = 0.5
 
 # Of gradient, update and parameters, one for each entry.
 _Arrays = tuple[list[Any], list[Any] | None, list[Any] | None]
-
-
-class MonitorState(NamedTuple):
-    """What a monitor has seen.
-
-    Arrays of shape ``[3, R]`` are of the gradient, the update and the parameters before
-    it, in this order; their R rows are those of ``jaxcheck.leaf_names(params)``, and a
-    last one for everything together. Steps count from 0. Integers are int32, numbers
-    float32, or float64 if a parameter has 64 bits.
-
-    Attributes:
-        inner: state of the optimizer that is wrapped.
-        step: how many updates there were.
-        measured: ``[3]``, how often each was measured.
-        norm: ``[3, R]``, √Σ|x|² of the finite elements, last time; -1 before it.
-        nonfinite: ``[3, R]``, how many elements were NaN or infinite, last time.
-        bad_steps: ``[3, R]``, measurements with such elements.
-        first_bad: ``[3, R]``, step of the first of these, -1 if there was none.
-        zero_run: ``[3, R]``, measurements in a row that found exact zeros alone.
-        level: usual sizes, spikes and growth, arrays ``[3, R]``.
-        update_ratio: ``[R]``, ‖u‖/‖p‖ of the last update that was not zero; -1 before.
-        details: what samples of elements showed last, arrays ``[R]``.
-        looked: step of the last look at single elements.
-        lost_looks: ``[R]``, looks in a row at which most updates were lost.
-        clipped: steps in which the optimizer clipped; -1 if it is not known to.
-        recent: ``[window, 3, R]``, the last norms: that of step t in row t % window.
-            -1 where nothing was measured, NaN where elements were not finite.
-        losses: ``[window]``, likewise the ``value`` that ``update`` was given; infinity
-            for one that is NaN, NaN where there was none.
-        first_loss: the first of them that was finite, NaN before.
-    """
-
-    inner: Any
-    step: jax.Array
-    measured: jax.Array
-    norm: jax.Array
-    nonfinite: jax.Array
-    bad_steps: jax.Array
-    first_bad: jax.Array
-    zero_run: jax.Array
-    level: Level
-    update_ratio: jax.Array
-    details: Details
-    looked: jax.Array
-    lost_looks: jax.Array
-    clipped: jax.Array
-    recent: jax.Array
-    losses: jax.Array
-    first_loss: jax.Array
 
 
 class _Settings(NamedTuple):
@@ -171,13 +123,13 @@ def monitor(
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
     settings = _Settings(every, details, axes, clip_of(inner))
     optimizer = None if inner is None else optax.with_extra_args_support(inner)
-    watch = functools.partial(_seen, settings)
+    watch = functools.partial(_after, settings)
     compiled = jax.jit(watch, static_argnums=0)  # for steps that are not jitted
 
     def init(params: Any) -> MonitorState:
         entries = entries_of("monitor(...).init(params=...)", params, stacked)
         state = optax.EmptyState() if optimizer is None else optimizer.init(params)
-        return _unseen(state, entries, params, window, settings)
+        return MonitorState.of(state, _unseen(entries, params, window, settings))
 
     def update(
         grads: Any, state: MonitorState, params: Any = None, **extra: Any
@@ -192,7 +144,7 @@ def monitor(
             grads if params is None else params,
             stacked,
         )
-        _require_rows(entries, state.norm.shape[1] - 1)
+        _require_rows(entries, state.counts.shape[-1] - 1)
         arrays = (
             _arrays("grads", entries, grads),
             None if optimizer is None else _arrays("updates", entries, updates),
@@ -208,12 +160,8 @@ def monitor(
 
 
 def _unseen(
-    inner: Any,
-    entries: Sequence[Entry],
-    params: Any,
-    window: int,
-    settings: _Settings,
-) -> MonitorState:
+    entries: Sequence[Entry], params: Any, window: int, settings: _Settings
+) -> Watched:
     rows = sum(entry.rows for entry in entries) + 1
     arrays = aligned("monitor(...).init(params=...)", entries, params)
     dtype = accumulator(*(x.dtype for x in map(jnp.asarray, arrays)))
@@ -224,8 +172,7 @@ def _unseen(
     def real(value: float, *shape: int) -> jax.Array:
         return jnp.full(shape, value, dtype)
 
-    return MonitorState(
-        inner=inner,
+    return Watched(
         step=whole(0),
         measured=whole(0, 3),
         norm=real(UNMEASURED, 3, rows),
@@ -245,14 +192,14 @@ def _unseen(
     )
 
 
-def _seen(
+def _after(
     settings: _Settings,
     entries: Sequence[Entry],
     state: MonitorState,
     arrays: _Arrays,
     value: jax.Array | None,
 ) -> MonitorState:
-    """The state with one more step.
+    """The state after one more step.
 
     Args:
         settings: of the monitor.
@@ -261,6 +208,17 @@ def _seen(
         arrays: what was given of them.
         value: the loss, or None.
     """
+    seen = _seen(settings, entries, state.watched, arrays, value)
+    return MonitorState.of(state.inner, seen)
+
+
+def _seen(
+    settings: _Settings,
+    entries: Sequence[Entry],
+    state: Watched,
+    arrays: _Arrays,
+    value: jax.Array | None,
+) -> Watched:
     # What is seen of a step that is differentiated through has no derivative.
     arrays, value = jax.lax.stop_gradient((arrays, value))
     step, dtype = state.step, state.norm.dtype
@@ -345,7 +303,7 @@ def _require_rows(entries: Sequence[Entry], wanted: int) -> None:
         )
 
 
-def _counted(state: MonitorState, norms: Norms, now: jax.Array) -> MonitorState:
+def _counted(state: Watched, norms: Norms, now: jax.Array) -> Watched:
     """What is known of rows, with the norms of one more step.
 
     Args:
@@ -382,9 +340,9 @@ def _counted(state: MonitorState, norms: Norms, now: jax.Array) -> MonitorState:
 def _looked(
     settings: _Settings,
     entries: Sequence[Entry],
-    state: MonitorState,
+    state: Watched,
     arrays: _Arrays,
-) -> MonitorState:
+) -> Watched:
     """With a look at single elements, if it is time for one.
 
     An update that is zero everywhere is waited out: between accumulated gradients

@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxcheck.errors import InvalidInputError
 from jaxcheck.training.leaves import Stacked, entries_of, fitting, nearest
-from jaxcheck.training.level import WARM, Level
-from jaxcheck.training.monitor import PARAMETER, UPDATE, MonitorState
-from jaxcheck.training.samples import Details
+from jaxcheck.training.level import WARM
+from jaxcheck.training.monitor import PARAMETER, UPDATE
+from jaxcheck.training.state import MonitorState
 from jaxcheck.trees import by_path
 
 Array = Any
@@ -24,15 +24,9 @@ Array = Any
 FEWEST = WARM
 
 
-def _blank(kind: Any) -> Any:
-    return kind(*range(len(kind._fields)))
-
-
 # Of a state without that of the optimizer inside.
 _STRUCTURE = jax.tree.structure(
-    _blank(MonitorState)._replace(
-        inner=(), level=_blank(Level), details=_blank(Details)
-    )
+    MonitorState._make([(), *range(1, len(MonitorState._fields))])
 )
 
 
@@ -84,14 +78,8 @@ class Seen:
         """The same without some rows; the last one, of everything, is as it was."""
         keep = np.array([k for k in range(len(self.names) + 1) if k not in set(rows)])
         named = keep[:-1]
-        by_row = (
-            *("norm", "nonfinite", "bad_steps", "first_bad", "zero_run", "level"),
-            *("update_ratio", "details", "lost_looks", "recent"),
-        )
-        kept = {
-            name: jax.tree.map(lambda x: x[..., keep], getattr(self.state, name))
-            for name in by_row
-        }
+        by_row = ("counts", "numbers", "recent")
+        kept = {name: getattr(self.state, name)[..., keep] for name in by_row}
         return Seen(
             names=tuple(self.names[k] for k in named),
             sizes=self.sizes[named],

@@ -10,8 +10,8 @@ from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 from jaxcheck.reports.numbers import significant
 from jaxcheck.training.health import HealthFinding
-from jaxcheck.training.monitor import MonitorState
 from jaxcheck.training.seen import Seen
+from jaxcheck.training.state import MonitorState
 
 # Norms that are the same to this are clipped to it.
 _SAME = 1e-5
