@@ -1,10 +1,10 @@
 """Time train steps with a monitor beside the same steps without one.
 
 Every variant is AdamW in one jitted, donated step, or a scan of ten of them. All
-variants of a model are timed in turn, ten steps each, so that what else the machine
-does hits all; a ratio is the median of those of neighbors. A second variant without a
-monitor shows how far apart two that are alike come out, and ``plain_norms`` what a line
-that is written by hand costs.
+variants of a model take turns of one call, or of ten steps if they are short, so that
+what else the machine does hits all; a ratio is the median of those of ten steps each. A
+second variant without a monitor shows how far apart two that are alike come out, and
+``plain_norms`` what a line that is written by hand costs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from jaxcheck.reports.progress import progress_for
 
 RATE = 1e-3
 SCANNED = 10
+# Seconds of a turn: much longer, and the machine is another at the next variant's;
+# much shorter, and each variant finds its arrays gone from the caches.
+_TURN = 0.02
 
 
 class PlainNorms(NamedTuple):
@@ -114,11 +117,11 @@ class Training:
         self._carry = params, tx.init(params)
 
     def seconds(self, calls: int) -> float:
-        """Of so many calls, each waited for."""
+        """That so many calls take, each waited for."""
         start = time.perf_counter()
         for _ in range(calls):
             self._carry = jax.block_until_ready(self._steps(self._carry))
-        return (time.perf_counter() - start) / calls
+        return time.perf_counter() - start
 
 
 def measure(
@@ -133,10 +136,15 @@ def measure(
     # compiled here; a cycle of `every` and of looks at elements is timed
     calls = 1 if scanned else SCANNED
     once = min(run.seconds(calls) for run in runs.values() for _ in range(2))
+    turn = 1 if once / calls > _TURN else calls
     timed: dict[str, list[float]] = {variant: [] for variant in runs}
-    for _ in range(max(repetitions, round(seconds / (once * calls * len(runs))))):
-        for variant, run in runs.items():
-            timed[variant].append(run.seconds(calls))
+    for _ in range(max(repetitions, round(seconds / (once * len(runs))))):
+        total = dict.fromkeys(runs, 0.0)
+        for _ in range(calls // turn):
+            for variant, run in runs.items():
+                total[variant] += run.seconds(turn)
+        for variant in runs:
+            timed[variant].append(total[variant] / calls)
     return {
         "model": name,
         "parameters": problem.size,
