@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -371,6 +373,36 @@ def test_mean_over_devices(mapped, how):
         result = jax.jit(run)(x)
     assert result.wrong.tolist() == [how != "averaged"] * 4
     assert not result.inconclusive.any()
+
+
+@needs_four_devices
+def test_doubt_on_one_device_alone():
+    """All look closer then: a loss with a mean over devices needs every one of them."""
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+
+    def mean_loss(params, x):
+        return jax.lax.pmean(quadratic(params, x), "d")
+
+    @jax.jit
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(), P("d"), P(), P()),
+        out_specs=P("d"),
+        check_vma=False,
+    )
+    def step(params, x, excess, number):
+        grads = jax.lax.pmean(jax.grad(quadratic)(params, x), "d")
+        factor = 1 + excess * (jax.lax.axis_index("d") == 1)
+        grads = jax.tree.map(lambda g: factor * g, grads)
+        found = audit(mean_loss, params, x, grads=grads, key=key(number))
+        return jax.tree.map(lambda r: r[None], found)
+
+    for excess in (0.0, 1e-4, 3e-4, 1e-3, 1.0):
+        wrong = [step(PARAMS, X, excess, number).wrong for number in range(8)]
+        shares = np.mean(wrong, axis=0)
+        assert not (excess == 0 and shares.any()), shares
+        assert not (excess == 1 and shares.min() < 1), shares
 
 
 @needs_four_devices

@@ -29,7 +29,7 @@ from jaxcheck.jaxprs.trace import loss_of
 from jaxcheck.training.directions import Leaf, displacements
 from jaxcheck.training.leaves import Entry, aligned, entries_of, matched
 from jaxcheck.training.line import Line
-from jaxcheck.training.placement import split_over
+from jaxcheck.training.placement import anywhere, split_over, talking_axes
 from jaxcheck.training.sizes import accumulator, size_of
 
 # Directions in which a gradient must be wrong to be called so, of how many.
@@ -194,7 +194,9 @@ def audit(
     values = [leaf.value for leaf in leaves]
     dtypes = [x.dtype for leaf in leaves for x in (leaf.value, leaf.grad)]
     dtype = accumulator(*dtypes)
-    computed = coarsest_eps(compat.make_program(loss, (values,)))
+    program = compat.make_program(loss, (values,))
+    talking = tuple({*axes, *talking_axes(program)})
+    computed = coarsest_eps(program)
     computed = max(computed, float(jnp.finfo(dtype).eps))
     eps = max(computed, *(float(jnp.finfo(d).eps) for d in dtypes))
     words = jax.random.bits(key, (_DIRECTIONS, 2), jnp.uint32)
@@ -204,30 +206,34 @@ def audit(
         steps = displacements(leaves, words[number], here, eps, dtype)
         return Line(loss, leaves, steps, here, eps, computed)
 
-    return _judged(along)
+    return _judged(along, talking)
 
 
-def _judged(along: Callable[[jax.Array | int], Line]) -> Audit:
+def _judged(along: Callable[[jax.Array | int], Line], axes: tuple[str, ...]) -> Audit:
+    """Of the lines that ``along`` draws, on devices that look at them together."""
     first = along(0).compared()
     agrees = jnp.abs(first.error) <= first.bar
     finite = jnp.all(jnp.isfinite(first.parts))
 
-    def may_be_wrong(state: tuple[jax.Array, jax.Array]) -> jax.Array:
-        number, against = state
-        missing = _AGAINST - against
-        return (missing > 0) & (missing <= _DIRECTIONS - number)
-
-    def ask_again(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        number, against = state
-        return number + 1, against + along(number).contradicts()
-
     doubtful = first.is_finite & finite & ~(jnp.abs(first.error) <= first.doubt)
-    number = jnp.where(doubtful, 0, _DIRECTIONS).astype(jnp.int32)
-    # Both are of the devices that the loss is of, inside `shard_map`.
-    start = (number, 0 * number)
-    _, against = jax.lax.while_loop(may_be_wrong, ask_again, start)
+
+    def is_open(number: jax.Array | int, against: jax.Array) -> jax.Array:
+        missing = _AGAINST - against
+        possible = (missing > 0) & (missing <= _DIRECTIONS - number)
+        return anywhere(doubtful & possible, axes)
+
+    def ask_again(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        number, against, _ = state
+        against = against + along(number).contradicts()
+        return number + 1, against, is_open(number + 1, against)
+
+    # It varies over the devices that the loss varies over, inside `shard_map`.
+    none = 0 * doubtful.astype(jnp.int32)
+    start = (jnp.zeros((), jnp.int32), none, is_open(0, none))
+    _, against, _ = jax.lax.while_loop(lambda state: state[2], ask_again, start)
     # A gradient that is not finite, of a loss that is: no step makes that right.
-    wrong = (against == _AGAINST) | (first.is_finite & ~finite)
+    contradicted = doubtful & (against >= _AGAINST)
+    wrong = contradicted | (first.is_finite & ~finite)
     typical = size_of(first.parts).norm
     return Audit(
         wrong=wrong,

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcheck.jaxprs import compat
+from jaxcheck.jaxprs.compat import Program
+from jaxcheck.jaxprs.interpret import equations
 from jaxcheck.training.leaves import Entry
 
 
@@ -67,6 +69,34 @@ def split_over(axes: tuple[str, ...], *arrays: jax.Array) -> tuple[str, ...]:
         return any(axis in compat.varying_axes(x) for x in arrays)
 
     return tuple(axis for axis in axes if is_split(axis))
+
+
+def talking_axes(program: Program) -> tuple[str, ...]:
+    """The axes in scope along which a program hands values from device to device.
+
+    What decides whether it is run must be the same along them (``anywhere``): a device
+    that runs it alone waits for the others forever.
+    """
+    named: set[str] = set()
+    for eqn in equations(program):
+        for axes in (eqn.params.get("axes"), eqn.params.get("axis_name")):
+            several = axes if isinstance(axes, tuple | list) else (axes,)
+            named.update(axis for axis in several if isinstance(axis, str))
+    return tuple(sorted(filter(_is_in_scope, named)))
+
+
+def _is_in_scope(axis: str) -> bool:
+    """Whether a mesh axis is mapped over here, not only inside of what was traced."""
+    try:
+        jax.lax.axis_size(axis)
+    except NameError:
+        return False
+    return True
+
+
+def anywhere(flag: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Whether ``flag`` is set on any device along ``axes``."""
+    return jax.lax.pmax(flag.astype(jnp.int32), axes) > 0 if axes else flag
 
 
 def rows_of(
