@@ -1,7 +1,7 @@
 """Time training with audits beside training without, every 100th step audited.
 
 Both are one jitted scan of 200 steps of AdamW, timed warm and in turn. An audit that
-agrees evaluates the loss five times; two audits in 200 steps is what is measured.
+agrees evaluates the loss three or five times; two in 200 steps is what is measured.
 """
 
 from __future__ import annotations

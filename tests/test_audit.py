@@ -375,6 +375,32 @@ def test_mean_over_devices(mapped, how):
     assert not result.inconclusive.any()
 
 
+@pytest.mark.parametrize(
+    ("activation", "dtype", "wanted"),
+    [
+        (jnp.square, jnp.float32, 3),
+        (jnp.abs, jnp.float32, 5),
+        (jnp.square, jnp.bfloat16, 13),
+    ],
+)
+def test_number_of_evaluations(activation, dtype, wanted):
+    """Two steps are needed where a kink, here beside the point, shows in the first."""
+    evaluations = []
+
+    def loss_fn(params):
+        jax.debug.callback(lambda: evaluations.append(1))
+        terms = activation(params.astype(dtype)).astype(jnp.float32)
+        return jnp.mean(terms * 2.0 ** -jnp.arange(4.0))
+
+    params = jnp.array([1e-5, 1.0, -1.0, 1.5], jnp.float32)
+    grads = jax.grad(loss_fn)(params)
+    evaluations.clear()
+    found = jax.jit(lambda k: audit(loss_fn, params, grads=grads, key=k))(key())
+    jax.effects_barrier()
+    assert not found.wrong
+    assert len(evaluations) == wanted
+
+
 @needs_four_devices
 def test_doubt_on_one_device_alone():
     """All look closer then: a loss with a mean over devices needs every one of them."""

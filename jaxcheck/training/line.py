@@ -81,23 +81,49 @@ class Line(NamedTuple):
     eps: float
     computed: float
 
-    def compared(self) -> Comparison:
-        """Over one step: four evaluations, twelve where noise has to be measured."""
-        numbers = _both(_FIRST)
-        close = self._close if self._is_coarse else ()
-        first, close = self._at((*numbers, *close)).split(len(numbers))
-        noise = self._noise(close) if self._is_coarse else self._known_noise
-        rounding = self.eps * first.sizes[0]
+    def compared(self, anywhere: Callable[[jax.Array], jax.Array]) -> Comparison:
+        """Over one step: two evaluations, and two more unless that settles it.
+
+        An error within noise and rounding needs no second step to say what of it is
+        truncation or a kink. Twelve evaluations where noise has to be measured.
+
+        Args:
+            anywhere: whether a flag is set on any device that the loss waits for.
+        """
+        if self._is_coarse:
+            numbers = _both(_FIRST)
+            both, close = self._at((*numbers, *self._close)).split(len(numbers))
+            return self._comparison(both, self._noise(close))
+        near = self._at(_both(_FIRST[:1]))
+        noise, rounding = self._known_noise, self.eps * near.sizes[0]
+        bar = 2 * noise + rounding
+        settled = jnp.abs(_odd(near.residuals, _FIRST[:1])[0]) <= bar
+        far = jax.lax.cond(
+            anywhere(~settled), lambda: self._at(_both(_FIRST[1:])), lambda: near
+        )
+        second = self._comparison(near.beside(far), noise)
+        return second._replace(
+            bar=jnp.where(settled, bar, second.bar),
+            doubt=jnp.where(settled, bar, second.doubt),
+        )
+
+    def _comparison(self, changes: _Changes, noise: jax.Array) -> Comparison:
+        """Of what both steps change."""
         bars = functools.partial(
-            _bars, self._curved(first), _FIRST, noise, rounding, asked=True
+            _bars,
+            self._curved(changes),
+            _FIRST,
+            noise,
+            rounding=self.eps * changes.sizes[0],
+            asked=True,
         )
         return Comparison(
-            parts=(first.parts[0] - first.parts[len(_FIRST)]) / 2,
-            numerical=_odd(first.loss, _FIRST)[0],
-            error=_odd(first.residuals, _FIRST)[0],
+            parts=(changes.parts[0] - changes.parts[len(_FIRST)]) / 2,
+            numerical=_odd(changes.loss, _FIRST)[0],
+            error=_odd(changes.residuals, _FIRST)[0],
             bar=bars(kink_noise=0.0)[0],
             doubt=bars()[0],
-            is_finite=jnp.isfinite(self.here) & jnp.all(jnp.isfinite(first.loss)),
+            is_finite=jnp.isfinite(self.here) & jnp.all(jnp.isfinite(changes.loss)),
         )
 
     def contradicts(self) -> jax.Array:
@@ -199,6 +225,13 @@ class _Changes(NamedTuple):
     def split(self, at: int) -> tuple[_Changes, _Changes]:
         """Those before and from ``at`` on."""
         return _Changes(*(x[:at] for x in self)), _Changes(*(x[at:] for x in self))
+
+    def beside(self, further: _Changes) -> _Changes:
+        """At one step to both sides, and one further, as ``_both`` orders them."""
+        pairs = zip(self, further, strict=True)
+        return _Changes(
+            *(jnp.concatenate([a[:1], b[:1], a[1:], b[1:]]) for a, b in pairs)
+        )
 
 
 def _both(steps: Sequence[float]) -> tuple[float, ...]:
