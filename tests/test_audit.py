@@ -449,6 +449,25 @@ def test_checked_shard_map(factor):
 
 
 @needs_four_devices
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_shard_map_inside_the_loss(factor):
+    """Its axes are no axes out here, where the audit is."""
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+
+    def mean_loss(params, x):
+        return jax.lax.pmean(quadratic(params, x), "d")
+
+    loss_fn = jax.shard_map(mean_loss, mesh=mesh, in_specs=(P(), P("d")), out_specs=P())
+
+    @jax.jit
+    def step(params, x):
+        grads = jax.tree.map(lambda g: factor * g, jax.grad(loss_fn)(params, x))
+        return audit(loss_fn, params, x, grads=grads, key=key())
+
+    assert bool(step(PARAMS, X).wrong) == (factor != 1.0)
+
+
+@needs_four_devices
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("factor", [1.0, 1.5])
 def test_sharded_parameters(kind, factor):

@@ -200,7 +200,7 @@ def audit(
     dtypes = [x.dtype for leaf in leaves for x in (leaf.value, leaf.grad)]
     dtype = accumulator(*dtypes)
     program = compat.make_program(loss, (values,))
-    talking = tuple({*axes, *talking_axes(program)})
+    talking = tuple(dict.fromkeys((*axes, *talking_axes(program))))
     computed = coarsest_eps(program)
     computed = max(computed, float(jnp.finfo(dtype).eps))
     eps = max(computed, *(float(jnp.finfo(d).eps) for d in dtypes))
