@@ -34,9 +34,9 @@ def training(tx: Any, x: Any, *, audited: bool) -> Any:
         params, opt_state, state = carry
         grads = jax.grad(loss_fn)(params, x)
         if audited:
-            key = jax.random.fold_in(jax.random.key(0), number)
 
             def after() -> Any:
+                key = jax.random.fold_in(jax.random.key(0), number)
                 found = jaxcheck.audit(loss_fn, params, x, grads=grads, key=key)
                 return state.add(found, number)
 

@@ -291,6 +291,24 @@ def test_other_leaves_are_held_fixed():
     assert verdict(result) == "agrees"
 
 
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda g: g, "agrees"),
+        (lambda g: {**g, "w": 1.05 * g["w"]}, "wrong"),
+        (lambda g: {**g, "mask": g["mask"].at[1].set(jnp.nan)}, "wrong"),
+    ],
+)
+def test_what_is_infinite_stays_where_it_is(change, wanted):
+    def loss_fn(params):
+        scores = jnp.outer(X[:, 0], params["w"]) + params["mask"]
+        return jnp.mean(jax.nn.logsumexp(scores, axis=1))
+
+    params = {"mask": jnp.array([0.0, -jnp.inf, 0.0, 0.1]), "w": PARAMS["w"]}
+    for result in found_with(loss_fn, params, change=change):
+        assert verdict(result) == wanted
+
+
 def test_zeros_have_a_scale():
     loss_fn = lambda p, x: jnp.mean((x @ p - 1.0) ** 2)  # noqa: E731
     assert verdict(found(loss_fn, jnp.zeros(4), X)) == "agrees"

@@ -12,6 +12,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxcheck.training.leaves import entries_of
+from jaxcheck.training.norms import norms_of
 from jaxcheck.training.sums import summed
 
 needs_four_devices = pytest.mark.skipif(
@@ -50,6 +52,14 @@ def test_sums_and_maxima_of_any_shape(shape):
         np.testing.assert_array_equal(above, (x > 0.1).sum(axis=axes))
         np.testing.assert_array_equal(most, x.max(axis=axes))
         assert above.dtype == jnp.int32
+
+
+def test_norms_alone_are_one_pass():
+    """A library's reduction would be handed the squares of all elements."""
+    x = jnp.ones((512, 512))
+    alone = jax.jit(lambda x: norms_of(entries_of("", [x]), [x], (), jnp.float32).norm)
+    memory = alone.lower(x).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < x.nbytes // 10
 
 
 @pytest.mark.parametrize("shape", [(1 << 20,), (1 << 12, 24)], ids=str)

@@ -26,6 +26,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,7 +55,7 @@ def probe(words: Any, token: int, shape: tuple[int, ...], *, xp: Any = jnp) -> A
 
 
 def random_bits(
-    words: Any, token: int, shape: tuple[int, ...], *, xp: Any = jnp
+    words: Any, token: int | jax.Array, shape: tuple[int, ...], *, xp: Any = jnp
 ) -> Any:
     """uint32 ``shape``: a hash of each coordinate's number, the words and the token.
 
@@ -63,7 +64,8 @@ def random_bits(
     """
     # flat: NumPy warns when a scalar wraps around, and not when an array does
     count = xp.arange(math.prod(shape), dtype=np.uint32)
-    mixed = _mix(count * np.uint32(0x9E3779B9) + (words[0] ^ np.uint32(token)))
+    word = token if isinstance(token, jax.Array) else np.uint32(token)
+    mixed = _mix(count * np.uint32(0x9E3779B9) + (words[0] ^ word))
     return _mix(mixed ^ words[1]).reshape(shape)
 
 

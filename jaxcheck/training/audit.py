@@ -27,7 +27,7 @@ from jaxcheck.gradients.options import require_function
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.precision import coarsest_eps
 from jaxcheck.jaxprs.trace import loss_of
-from jaxcheck.training.directions import Leaf, displacements
+from jaxcheck.training.directions import Leaf, displacements, reach_of
 from jaxcheck.training.leaves import Entry, aligned, entries_of, matched
 from jaxcheck.training.line import Line
 from jaxcheck.training.placement import anywhere, split_over, talking_axes
@@ -206,9 +206,10 @@ def audit(
     eps = max(computed, *(float(jnp.finfo(d).eps) for d in dtypes))
     words = jax.random.bits(key, (_DIRECTIONS, 2), jnp.uint32)
     here = loss(values).astype(dtype)
+    reach = reach_of(leaves, axes, here, eps, dtype)
 
     def along(number: jax.Array | int) -> Line:
-        steps = displacements(leaves, words[number], here, eps, dtype)
+        steps = displacements(leaves, reach, words[number], dtype)
         return Line(loss, leaves, steps, here, eps, computed)
 
     return _judged(along, talking)
@@ -255,7 +256,7 @@ def _judged(along: Callable[[jax.Array | int], Line], axes: tuple[str, ...]) -> 
 
 def _leaf(entry: Entry, value: Any, grad: Any, axes: tuple[str, ...]) -> Leaf:
     value, grad = jnp.asarray(value), jnp.asarray(grad)
-    return Leaf(entry.token, value, grad, split_over(axes, value, grad))
+    return Leaf(entry, value, grad, split_over(axes, value, grad))
 
 
 def _replacing(

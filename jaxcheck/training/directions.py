@@ -35,6 +35,7 @@ Only the size of the gradient is used to choose a step, never what it predicts.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -44,9 +45,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcheck.gradients.probes import random_bits
+from jaxcheck.training.leaves import Entry
 from jaxcheck.training.moments import over
-from jaxcheck.training.placement import ROWS, across
-from jaxcheck.training.sizes import Size, as_real, size_of
+from jaxcheck.training.norms import norms_of
+from jaxcheck.training.placement import across
+from jaxcheck.training.sizes import unit_of
+from jaxcheck.training.sums import summed
 
 # The step, in units of the one that balances truncation and rounding, and how much of
 # it is at random. In few digits noise hides more than kinks do.
@@ -58,13 +62,13 @@ class Leaf(NamedTuple):
     """One leaf that an audit moves.
 
     Attributes:
-        token: what its randomness is keyed on.
+        entry: where it is; its randomness is keyed on that.
         value: the parameters.
         grad: their gradient, of the same shape.
         axes: mesh axes over which devices hold parts of it.
     """
 
-    token: int
+    entry: Entry
     value: jax.Array
     grad: jax.Array
     axes: tuple[str, ...]
@@ -74,55 +78,114 @@ class Leaf(NamedTuple):
         """How many elements the whole leaf has."""
         return float(self.value.size * math.prod(map(jax.lax.axis_size, self.axes)))
 
-    def size_of(self, array: jax.Array, dtype: Any) -> Size:
-        """How large an array of its shape is, the parts that others hold included."""
-        size = size_of(as_real(array, dtype))
-        return size.joined(across(self.axes)) if self.axes else size
+    def moved(
+        self, steps: jax.Array, number: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The leaf after a number of steps, and what its gradient says of the loss.
 
-    def sum(self, array: jax.Array) -> jax.Array:
-        """The sum over an array of its shape, likewise."""
-        total = jnp.sum(array)
-        return across(self.axes).add(total) if self.axes else total
+        Returns:
+            The leaf, Σ gᵢaᵢ with the displacement a that rounding has left of the
+            steps, and Σ |gᵢaᵢ|; the parts of the leaf that others hold included.
+        """
+        there, *sums = _moved(self.value, self.grad, steps, number)
+        part, size = map(across(self.axes).add, sums) if self.axes else sums
+        return there, part, size
 
 
-def displacements(
-    leaves: Sequence[Leaf], words: jax.Array, loss: jax.Array, eps: float, dtype: Any
-) -> list[jax.Array]:
-    """How far each leaf is moved by one step, in ``dtype`` or its complex twin."""
+class Reach(NamedTuple):
+    """How far leaves move in a step of any direction, a number for each.
+
+    Attributes:
+        unit: a power of two near the norm of its gradient.
+        ahead: by how much along the gradient, in that unit.
+        aside: by how much at random, a coordinate.
+    """
+
+    unit: jax.Array
+    ahead: jax.Array
+    aside: jax.Array
+
+
+def reach_of(
+    leaves: Sequence[Leaf],
+    axes: tuple[str, ...],
+    loss: jax.Array,
+    eps: float,
+    dtype: Any,
+) -> Reach:
+    """How far each leaf moves.
+
+    Args:
+        leaves: those that are moved.
+        axes: mesh axes that leaves may be split over.
+        loss: its value where they are.
+        eps: of the coarsest of parameters, gradients and computation.
+        dtype: float32 or float64, in which sums are taken.
+    """
     coarse = eps > float(jnp.finfo(dtype).eps)
     step, random = (_COARSE_STEP, _COARSE_ASIDE) if coarse else (_STEP, _ASIDE)
     relative = step * eps ** (1.0 / 3.0)
-    params = [leaf.size_of(leaf.value, dtype) for leaf in leaves]
-    every = jax.tree.map(lambda *parts: jnp.stack(parts), *params).joined(ROWS)
-    elements = sum(leaf.elements for leaf in leaves)
+    entries = [leaf.entry for leaf in leaves]
+    params = norms_of(entries, [leaf.value for leaf in leaves], axes, dtype).norm
+    grads = norms_of(entries, [leaf.grad for leaf in leaves], axes, dtype).norm[:-1]
+    sizes = np.array([leaf.elements for leaf in leaves])
+    root = jnp.asarray(np.sqrt(sizes), dtype)
+    among = jnp.asarray((sizes / (sizes.sum() * len(leaves))) ** 0.25, dtype)
+    scale = jnp.maximum(params[:-1], params[-1] * among)
+    most = relative * jnp.where(scale > 0, scale, root)
     share = relative * jnp.abs(loss) / math.sqrt(len(leaves))
-    result = []
-    for leaf, own in zip(leaves, params, strict=True):
-        root = math.sqrt(leaf.elements)
-        usual = every.norm * (leaf.elements / (elements * len(leaves))) ** 0.25
-        scale = jnp.maximum(own.norm, usual)
-        most = relative * jnp.where(scale > 0, scale, root)
-        grad = leaf.size_of(leaf.grad, dtype)
-        wanted = jnp.where(grad.norm > 0, share / grad.norm, most)
-        along = jnp.clip(wanted, math.sqrt(relative) * most, most)
-        aside = random * jnp.minimum(math.sqrt(root) * along, most)
-        weight, unit = _random(leaf, words, dtype)
-        # For a complex leaf the steepest ascent is along the conjugate.
-        finite = jnp.where(jnp.isfinite(leaf.grad), jnp.conj(leaf.grad), 0)
-        ahead = (finite / grad.unit) * over(jnp.ones((), dtype), jnp.sqrt(grad.squares))
-        steps = along * jnp.abs(unit) * ahead + aside / root * unit
-        result.append(weight * steps)
-    return result
+    wanted = jnp.where(grads > 0, share / grads, most)
+    along = jnp.clip(wanted, math.sqrt(relative) * most, most)
+    aside = random * jnp.minimum(jnp.sqrt(root) * along, most)
+    unit = unit_of(grads)
+    return Reach(unit, over(along, grads / unit), aside / root)
 
 
-def _random(leaf: Leaf, words: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """A weight for the leaf, and coordinates ±U[0.5, 1.5] of its shape."""
-    weight = _signed(random_bits(words[::-1], leaf.token, ()), dtype)
-    unit = _signed(random_bits(words, leaf.token, leaf.value.shape), dtype)
-    if jnp.iscomplexobj(leaf.value):
-        imaginary = random_bits(~words, leaf.token, leaf.value.shape)
-        unit = jax.lax.complex(unit, _signed(imaginary, dtype))
-    return weight, unit
+@jax.jit  # traced once for all leaves that are alike
+def _moved(
+    value: jax.Array, grad: jax.Array, steps: jax.Array, number: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    there = _rounded(value + number * steps, value.dtype)
+    # What is not finite stays where it is, such as the −∞ of a mask.
+    apart = jnp.where(jnp.isfinite(value), there - value.astype(there.dtype), 0)
+    terms = jnp.real(grad * apart)
+    part, size = summed([terms, jnp.abs(terms)])
+    return there.astype(value.dtype), part, size
+
+
+def displacements(
+    leaves: Sequence[Leaf], reach: Reach, words: jax.Array, dtype: Any
+) -> list[jax.Array]:
+    """How far each leaf is moved by one step, in ``dtype`` or its complex twin."""
+    tokens = jnp.array([leaf.entry.token for leaf in leaves], np.uint32)
+    drawn = jax.vmap(lambda token: random_bits(words[::-1], token, ()))(tokens)
+    weights = _signed(drawn, dtype)
+    reach = reach._replace(ahead=weights * reach.ahead, aside=weights * reach.aside)
+    return [
+        _displaced(
+            leaf.grad,
+            Reach(*(x[k] for x in reach)),
+            words,
+            tokens[k],
+            real=not jnp.iscomplexobj(leaf.value),
+        )
+        for k, leaf in enumerate(leaves)
+    ]
+
+
+@functools.partial(jax.jit, static_argnames="real")
+def _displaced(
+    grad: jax.Array, reach: Reach, words: jax.Array, token: jax.Array, *, real: bool
+) -> jax.Array:
+    def coordinates(words: jax.Array) -> jax.Array:
+        return _signed(random_bits(words, token, grad.shape), reach.unit.dtype)
+
+    random = coordinates(words)
+    if not real:
+        random = jax.lax.complex(random, coordinates(~words))
+    # For a complex leaf the steepest ascent is along the conjugate.
+    grad = jnp.where(jnp.isfinite(grad), jnp.conj(grad), 0) / reach.unit
+    return jnp.abs(random) * reach.ahead * grad + reach.aside * random
 
 
 def _signed(bits: jax.Array, dtype: Any) -> jax.Array:
@@ -131,12 +194,12 @@ def _signed(bits: jax.Array, dtype: Any) -> jax.Array:
     return jnp.where(bits >> 31 == 0, 1.0, -1.0).astype(dtype) * (0.5 + size)
 
 
-def rounded(value: jax.Array, dtype: Any) -> jax.Array:
+def _rounded(value: jax.Array, dtype: Any) -> jax.Array:
     """``value``, in its own dtype, rounded to ``dtype``.
 
     A pair of casts would not do: XLA may leave it out (``xla_allow_excess_precision``).
     """
     if jnp.iscomplexobj(value):
-        return jax.lax.complex(*(rounded(x, dtype) for x in (value.real, value.imag)))
+        return jax.lax.complex(*(_rounded(x, dtype) for x in (value.real, value.imag)))
     info = jnp.finfo(dtype)
     return jax.lax.reduce_precision(value, info.nexp, info.nmant)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcheck.training.directions import Leaf, rounded
+from jaxcheck.training.directions import Leaf
 
 # Steps of the first comparison, and of the ladder, each twice the last. Finer ones are
 # put before it in full precision, and asked where noise leaves them something to say.
@@ -95,8 +95,8 @@ class Line(NamedTuple):
             both, close = self._at((*numbers, *self._close)).split(len(numbers))
             return self._comparison(both, self._noise(close))
         near = self._at(_both(_FIRST[:1]))
-        noise, rounding = self._known_noise, self.eps * near.sizes[0]
-        bar = 2 * noise + rounding
+        noise = self._known_noise
+        bar = 2 * noise + self.eps * near.sizes[0]
         settled = jnp.abs(_odd(near.residuals, _FIRST[:1])[0]) <= bar
         far = jax.lax.cond(
             anywhere(~settled), lambda: self._at(_both(_FIRST[1:])), lambda: near
@@ -159,17 +159,10 @@ class Line(NamedTuple):
         return _Changes(*jax.lax.map(self._changed, at))
 
     def _changed(self, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        moved: list[jax.Array] = []
-        parts: list[jax.Array] = []
-        sizes: list[jax.Array] = []
-        for leaf, steps in self._moves:
-            there = rounded(leaf.value + number * steps, leaf.value.dtype)
-            terms = jnp.real(leaf.grad * (there - leaf.value.astype(there.dtype)))
-            parts.append(leaf.sum(terms))
-            sizes.append(leaf.sum(jnp.abs(terms)))
-            moved.append(there.astype(leaf.value.dtype))
-        loss = self.loss(moved).astype(self.here.dtype) - self.here
-        return loss, jnp.stack(parts), sum(sizes, jnp.zeros_like(self.here))
+        moves = [leaf.moved(steps, number) for leaf, steps in self._moves]
+        there, parts, sizes = zip(*moves, strict=True)
+        loss = self.loss(there).astype(self.here.dtype) - self.here
+        return loss, jnp.stack(parts), jnp.sum(jnp.stack(sizes))
 
     @property
     def _known_noise(self) -> jax.Array:

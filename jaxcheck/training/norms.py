@@ -99,6 +99,8 @@ def _once(
     finite = jnp.isfinite(value)
     square = jnp.square(jnp.where(finite, value, 0) * scale)
     squares, bad = summed([square, countable(~finite, dtype)], entry.axis)
+    # Zero as it is. Who asks for the norm alone has both sums, in one pass, like this.
+    squares = jnp.where(bad < value.size, squares, 0)
     return rows_of(entry, axes, _Squares(squares, Count.of(bad, dtype)), array)
 
 

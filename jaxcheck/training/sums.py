@@ -23,6 +23,7 @@ from jaxcheck.training.placement import is_split_explicitly
 _FEWEST, _MOST = 256, 4096
 
 
+@functools.partial(jax.jit, static_argnames="keep")  # alike arrays are traced once
 def summed(
     terms: Sequence[jax.Array],
     keep: int | None = None,
