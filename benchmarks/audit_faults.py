@@ -26,9 +26,8 @@ def found(kind: audit_runs.Kind, fault: str, seeds: int) -> float:
     """Share of the stretches of ``WITHIN`` audits that find ``fault``."""
     shares = []
     for seed in range(seeds):
-        params = audit_runs.network(seed, kind.dtype)
-        run = audit_runs.trained(kind.loss_fn, params, FAULTY, fault=fault, seed=seed)
-        shares.append(np.asarray(run[1]).reshape(-1, WITHIN).any(axis=1).mean())
+        _, wrong = audit_runs.trained(kind, FAULTY, fault=fault, seed=seed)
+        shares.append(np.asarray(wrong).reshape(-1, WITHIN).any(axis=1).mean())
     return float(np.mean(shares))
 
 
@@ -36,9 +35,8 @@ def accused(kind: audit_runs.Kind, seeds: int) -> dict[str, int]:
     """Answers to gradients that are right."""
     total = {"audits": 0, "wrong": 0, "inconclusive": 0}
     for seed in range(seeds):
-        params = audit_runs.network(seed, kind.dtype)
-        # Not the batches of the runs with a fault.
-        state, _ = audit_runs.trained(kind.loss_fn, params, RIGHT, seed=100 + seed)
+        # Not the networks and batches of the runs with a fault.
+        state, _ = audit_runs.trained(kind, RIGHT, seed=100 + seed)
         for name in total:
             total[name] += int(getattr(state, name))
     return total

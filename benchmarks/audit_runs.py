@@ -62,22 +62,34 @@ def in_bfloat16(params, x, labels, _):
 
 
 class Kind(NamedTuple):
-    """A loss, and the dtype of its parameters."""
+    """How a network is trained.
+
+    Attributes:
+        loss_fn: of its parameters, a batch and a key.
+        dtype: of its parameters.
+        examples: in a batch.
+        by_heart: steps in which one batch has been learned before audits begin, which
+            are on this batch then; 0 for new batches.
+    """
 
     loss_fn: Callable[..., Any]
     dtype: Any = jnp.float32
+    examples: int = 32
+    by_heart: int = 0
 
 
 KINDS = {
     "tanh": Kind(smooth),
     "ReLU": Kind(kinked),
     "ReLU, dropout": Kind(dropout),
+    "ReLU, batch 256": Kind(kinked, examples=256),
+    "ReLU, by heart": Kind(kinked, by_heart=400),
     "bfloat16, computed": Kind(in_bfloat16),
     "bfloat16, stored": Kind(smooth, jnp.bfloat16),
 }
 
 
-def batch(key, size=32):
+def batch(key, size):
     """Inputs, and labels that depend on them."""
     one, two = jax.random.split(key)
     x = jax.random.normal(one, (size, SIZES[0]))
@@ -130,32 +142,46 @@ FAULTS = {
 }
 
 
-def trained(loss_fn, params, steps, *, fault="none", every=1, seed=0):
+def trained(kind, steps, *, fault="none", every=1, seed=0):
     """The state of the audits of a training run, and which found a fault."""
-    number = list(FAULTS).index(fault)
-    return _trained(loss_fn, steps, params, number, every, seed)
+    params, number = network(seed, kind.dtype), list(FAULTS).index(fault)
+    return _trained(kind, steps, params, number, every, seed)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _trained(loss_fn, steps, params, fault, every, seed):
+def _trained(kind, steps, params, fault, every, seed):
     tx = optax.adam(1e-3)
+
+    def args_of(t):
+        t = 0 if kind.by_heart else t
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), t))
+        return *batch(keys[0], kind.examples), keys[1]
+
+    def learn(carry, _):
+        params, opt_state = carry
+        grads = jax.grad(kind.loss_fn)(params, *args_of(0))
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
 
     def step(carry, t):
         params, opt_state, state = carry
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), t), 3)
-        args = (*batch(keys[0]), keys[1])
-        grads = jax.grad(loss_fn)(params, *args)
-        grads = jax.lax.switch(fault, list(FAULTS.values()), grads)
+        args = args_of(t)
+        right = jax.grad(kind.loss_fn)(params, *args)
+        grads = jax.lax.switch(fault, list(FAULTS.values()), right)
 
         def audited():
-            found = jaxcheck.audit(loss_fn, params, *args, grads=grads, key=keys[2])
+            key = jax.random.fold_in(jax.random.key(seed + 1000), t)
+            found = jaxcheck.audit(kind.loss_fn, params, *args, grads=grads, key=key)
             return state.add(found, t)
 
         after = jax.lax.cond(t % every == 0, audited, lambda: state)
+        # What was learned by heart stays learned.
+        grads = right if kind.by_heart else grads
         updates, opt_state = tx.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         return (params, opt_state, after), after.wrong - state.wrong
 
-    start = (params, tx.init(params), jaxcheck.AuditState.init())
+    start, _ = jax.lax.scan(learn, (params, tx.init(params)), length=kind.by_heart)
+    start = (*start, jaxcheck.AuditState.init())
     (_, _, state), wrong = jax.lax.scan(step, start, jnp.arange(steps))
     return state, wrong

@@ -66,7 +66,7 @@ AT_ONCE = ["times four", "sign of a leaf", "leaf of zeros", "nan", "bit"]
     [audited.smooth, pytest.param(audited.kinked, marks=pytest.mark.slow)],
 )
 def test_large_faults_are_found_at_once(loss_fn, fault):
-    state, _ = audited.trained(loss_fn, audited.network(), 5, fault=fault)
+    state, _ = audited.trained(audited.Kind(loss_fn), 5, fault=fault)
     assert int(state.first_wrong_step) == 0
 
 
@@ -76,8 +76,7 @@ SOON = ["1% first", "1% second", "1% third", "rows left out", "transposed"]
 @pytest.mark.parametrize("fault", some(SOON, 2))
 def test_small_faults_are_found_within_five(fault):
     for seed in range(3):
-        params = audited.network(seed)
-        state, _ = audited.trained(audited.smooth, params, 5, fault=fault, seed=seed)
+        state, _ = audited.trained(audited.KINDS["tanh"], 5, fault=fault, seed=seed)
         assert int(state.wrong) > 0
 
 
@@ -89,9 +88,7 @@ def test_small_faults_are_found_within_five(fault):
 )
 def test_kinks_and_noise_hide_little(kind, fault, share):
     """Of stretches of five audits, in which one must find it."""
-    loss_fn, dtype = audited.KINDS[kind]
-    params = audited.network(dtype=dtype)
-    _, wrong = audited.trained(loss_fn, params, 200, fault=fault)
+    _, wrong = audited.trained(audited.KINDS[kind], 200, fault=fault)
     assert np.asarray(wrong).reshape(-1, 5).any(axis=1).mean() >= share
 
 
@@ -99,9 +96,8 @@ def test_kinks_and_noise_hide_little(kind, fault, share):
 @pytest.mark.parametrize("fault", ["times four", "sign of a leaf"])
 @pytest.mark.parametrize("kind", ["computed", "stored"])
 def test_large_faults_in_bfloat16(kind, fault):
-    loss_fn, dtype = audited.KINDS[f"bfloat16, {kind}"]
-    params = audited.network(dtype=dtype)
-    state, _ = audited.trained(loss_fn, params, 5, fault=fault)
+    kind = audited.KINDS[f"bfloat16, {kind}"]
+    state, _ = audited.trained(kind, 5, fault=fault)
     assert int(state.wrong) > 0
 
 
@@ -112,8 +108,7 @@ def test_large_faults_in_bfloat16(kind, fault):
     "name", ["tanh", pytest.param("ReLU, dropout", marks=pytest.mark.slow)]
 )
 def test_no_false_alarm(name):
-    loss_fn, dtype = audited.KINDS[name]
-    state, _ = audited.trained(loss_fn, audited.network(dtype=dtype), 50)
+    state, _ = audited.trained(audited.KINDS[name], 50)
     assert int(state.audits) == 50
     assert (int(state.wrong), int(state.first_wrong_step)) == (0, -1)
     assert int(state.inconclusive) < 10
@@ -122,10 +117,8 @@ def test_no_false_alarm(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", audited.KINDS)
 def test_no_false_alarm_in_thousands(name):
-    loss_fn, dtype = audited.KINDS[name]
     for seed in range(2):
-        params = audited.network(seed, dtype)
-        state, _ = audited.trained(loss_fn, params, 2000, seed=seed)
+        state, _ = audited.trained(audited.KINDS[name], 2000, seed=seed)
         assert int(state.wrong) == 0
 
 
@@ -136,7 +129,7 @@ def test_other_masks_are_another_loss():
     def other(params, x, labels, key):
         return audited.dropout(params, x, labels, jax.random.fold_in(key, 7))
 
-    params, args = audited.network(), (*audited.batch(key(1)), key(2))
+    params, args = audited.network(), (*audited.batch(key(1), 32), key(2))
     grads = jax.grad(audited.dropout)(params, *args)
 
     def run(loss_fn):
@@ -238,9 +231,9 @@ def test_double_precision_is_sharper():
 
 
 def test_every_so_often():
-    params = audited.network()
+    kind = audited.KINDS["tanh"]
     for fault, wrong in (("none", 0), ("times four", 1)):
-        state, _ = audited.trained(audited.smooth, params, 5, fault=fault, every=9)
+        state, _ = audited.trained(kind, 5, fault=fault, every=9)
         assert (int(state.audits), int(state.wrong)) == (1, wrong)
 
 

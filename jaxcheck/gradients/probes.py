@@ -32,6 +32,9 @@ import numpy as np
 
 CONFIDENCE = 0.999
 _DENSITY = math.sqrt(2.0) / 2.0
+# 2³² over the golden ratio, and its inverse modulo 2³².
+_STRIDE = np.uint32(0x9E3779B9)
+_INVERSE = np.uint32(pow(0x9E3779B9, -1, 2**32))
 
 
 def words_of(seed: Sequence[int], number: int) -> Any:
@@ -62,11 +65,13 @@ def random_bits(
     A generator that is a dozen operations long; JAX's own, one per leaf, takes longer
     to compile than the loss.
     """
+    word = token if isinstance(token, jax.Array) else np.uint32(token)
     # flat: NumPy warns when a scalar wraps around, and not when an array does
     count = xp.arange(math.prod(shape), dtype=np.uint32)
-    word = token if isinstance(token, jax.Array) else np.uint32(token)
-    mixed = _mix(count * np.uint32(0x9E3779B9) + (words[0] ^ word))
-    return _mix(mixed ^ words[1]).reshape(shape)
+    # That is count * _STRIDE + (words[0] ^ word). A product of constants alone would be
+    # written down, an array of this size, where this is called in a loop.
+    count = (count + (words[:1] ^ word) * _INVERSE) * _STRIDE
+    return _mix(_mix(count) ^ words[1]).reshape(shape)
 
 
 def _mix(x: Any) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +27,22 @@ from jaxcheck.gradients.options import require_function
 from jaxcheck.jaxprs import compat
 from jaxcheck.jaxprs.precision import coarsest_eps
 from jaxcheck.jaxprs.trace import loss_of
-from jaxcheck.training.directions import Leaf, displacements, reach_of
+from jaxcheck.training.directions import Directions, Leaf, directions_of
 from jaxcheck.training.leaves import Entry, aligned, entries_of, matched
-from jaxcheck.training.line import Line
-from jaxcheck.training.placement import anywhere, split_over, talking_axes
+from jaxcheck.training.line import Changes, Comparison, Vicinity
+from jaxcheck.training.placement import (
+    anywhere,
+    split_over,
+    talking_axes,
+    while_loop,
+)
 from jaxcheck.training.sizes import accumulator, size_of
 
 # Directions in which a gradient must be wrong to be called so, of how many.
 _AGAINST = 3
 _DIRECTIONS = 8
+
+_Named = TypeVar("_Named", Changes, Comparison)
 
 
 class Audit(NamedTuple):
@@ -192,6 +199,7 @@ def audit(
     ]
     with_leaves = _replacing(entries, params)
 
+    @jax.jit  # traced once
     def loss(moved: Sequence[jax.Array]) -> jax.Array:
         out = loss_fn(with_leaves(moved), *args)
         return loss_of(out, has_aux=has_aux, caller="audit")
@@ -206,48 +214,97 @@ def audit(
     eps = max(computed, *(float(jnp.finfo(d).eps) for d in dtypes))
     words = jax.random.bits(key, (_DIRECTIONS, 2), jnp.uint32)
     here = loss(values).astype(dtype)
-    reach = reach_of(leaves, axes, here, eps, dtype)
-
-    def along(number: jax.Array | int) -> Line:
-        steps = displacements(leaves, reach, words[number], dtype)
-        return Line(loss, leaves, steps, here, eps, computed)
-
-    return _judged(along, talking)
+    directions = directions_of(leaves, words, axes, here, eps)
+    vicinity = Vicinity(loss, leaves, here, eps, computed)
+    return _verdict(_searched(vicinity, directions, talking))
 
 
-def _judged(along: Callable[[jax.Array | int], Line], axes: tuple[str, ...]) -> Audit:
-    """Of the lines that ``along`` draws, on devices that look at them together."""
-    first = along(0).compared(lambda flag: anywhere(flag, axes))
-    agrees = jnp.abs(first.error) <= first.bar
-    finite = jnp.all(jnp.isfinite(first.parts))
+class _Search(NamedTuple):
+    """What looks along directions have found.
 
-    doubtful = first.is_finite & finite & ~(jnp.abs(first.error) <= first.doubt)
+    Attributes:
+        number: of the look that is next, int32.
+        near: what the points of the first one change.
+        found: what the first ones say, which are of one direction.
+        against: directions that contradict the gradient in a closer look, int32.
+        goes_on: whether there is another look.
+    """
 
-    def is_open(number: jax.Array | int, against: jax.Array) -> jax.Array:
-        missing = _AGAINST - against
-        possible = (missing > 0) & (missing <= _DIRECTIONS - number)
-        return anywhere(doubtful & possible, axes)
+    number: jax.Array
+    near: Changes
+    found: Comparison
+    against: jax.Array
+    goes_on: jax.Array
 
-    def ask_again(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        number, against, _ = state
-        against = against + along(number).contradicts()
-        return number + 1, against, is_open(number + 1, against)
 
-    # It varies over the devices that the loss varies over, inside `shard_map`.
-    none = 0 * doubtful.astype(jnp.int32)
-    start = (jnp.zeros((), jnp.int32), none, is_open(0, none))
-    _, against, _ = jax.lax.while_loop(lambda state: state[2], ask_again, start)
+def _searched(
+    vicinity: Vicinity, directions: Directions, axes: tuple[str, ...]
+) -> _Search:
+    """Look along directions until it is clear, on devices that look together.
+
+    All looks are rounds of one loop, so what they run is compiled once.
+    """
+    most = max(map(len, vicinity.looks))
+    rows = [(*row, *[0.0] * (most - len(row))) for row in vicinity.looks]
+    points = jnp.asarray(rows, vicinity.here.dtype)
+    counts = jnp.asarray([len(row) for row in vicinity.looks], jnp.int32)
+    closer = len(rows) - 1
+
+    def look(search: _Search) -> _Search:
+        kind = jnp.minimum(search.number, closer)
+        direction = jnp.maximum(search.number - closer, 0)
+        steps = directions.steps(direction)
+        changes = vicinity.at(steps, points[kind], counts[kind])
+        is_first, is_closer = search.number == 0, search.number >= closer
+        first, found = vicinity.first(changes), search.found
+        again = jnp.zeros((), bool)
+        if not vicinity.is_coarse:
+            second = vicinity.second(found, search.near, changes)
+            found = _chosen(is_closer, found, second)
+            again = anywhere(is_first & ~first.agrees, axes)
+        found = _chosen(is_first, first, found)
+        against = search.against + (is_closer & vicinity.contradicts(changes))
+        number = jnp.where(is_first & ~again, closer, search.number + 1)
+        missing, left = _AGAINST - against, _DIRECTIONS - (number - closer)
+        open_ = found.is_doubtful & (missing > 0) & (missing <= left)
+        return _Search(
+            number=number,
+            near=_chosen(is_first, changes, search.near),
+            found=found,
+            against=against,
+            goes_on=again | anywhere(open_, axes),
+        )
+
+    near = vicinity.no_changes(most)
+    found = jax.eval_shape(vicinity.first, near)
+    start = _Search(
+        number=jnp.zeros((), jnp.int32),
+        near=near,
+        found=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found),
+        against=jnp.zeros((), jnp.int32),
+        goes_on=jnp.ones((), bool),
+    )
+    return while_loop(lambda search: search.goes_on, look, start)
+
+
+def _chosen(condition: jax.Array, new: _Named, old: _Named) -> _Named:
+    return jax.tree.map(functools.partial(jnp.where, condition), new, old)
+
+
+def _verdict(search: _Search) -> Audit:
+    found = search.found
+    finite = jnp.all(jnp.isfinite(found.parts))
+    contradicted = found.is_doubtful & (search.against >= _AGAINST)
     # A gradient that is not finite, of a loss that is: no step makes that right.
-    contradicted = doubtful & (against >= _AGAINST)
-    wrong = contradicted | (first.is_finite & ~finite)
-    typical = size_of(first.parts).norm
+    wrong = contradicted | (found.is_finite & ~finite)
+    typical = size_of(found.parts).norm
     return Audit(
         wrong=wrong,
         # A bar as wide as half of what leaves contribute would let a zero pass.
-        inconclusive=~wrong & ~(agrees & (first.bar <= typical / 2)),
-        autodiff=jnp.sum(first.parts),
-        numerical=first.numerical,
-        error_bar=first.bar,
+        inconclusive=~wrong & ~(found.agrees & (found.bar <= typical / 2)),
+        autodiff=jnp.sum(found.parts),
+        numerical=found.numerical,
+        error_bar=found.bar,
     )
 
 

@@ -92,11 +92,11 @@ class Leaf(NamedTuple):
         return there, part, size
 
 
-class Reach(NamedTuple):
-    """How far leaves move in a step of any direction, a number for each.
+class _Reach(NamedTuple):
+    """How far leaves move.
 
     Attributes:
-        unit: a power of two near the norm of its gradient.
+        unit: a power of two near the norm of the gradient.
         ahead: by how much along the gradient, in that unit.
         aside: by how much at random, a coordinate.
     """
@@ -106,22 +106,67 @@ class Reach(NamedTuple):
     aside: jax.Array
 
 
-def reach_of(
+class Directions(NamedTuple):
+    """Directions in which leaves are moved, numbered from 0.
+
+    Attributes:
+        leaves: those that are moved.
+        words: uint32[directions, 2] that coordinates are drawn with.
+        reach: by direction and leaf.
+    """
+
+    leaves: Sequence[Leaf]
+    words: jax.Array
+    reach: _Reach
+
+    def steps(self, number: jax.Array) -> list[jax.Array]:
+        """How far one step in one of them moves each leaf, in the dtype of sums."""
+        words, reach = self.words[number], _Reach(*(x[number] for x in self.reach))
+        return [
+            _displaced(
+                leaf.grad,
+                _Reach(*(x[k] for x in reach)),
+                words,
+                jnp.uint32(leaf.entry.token),
+                real=not jnp.iscomplexobj(leaf.value),
+            )
+            for k, leaf in enumerate(self.leaves)
+        ]
+
+
+def directions_of(
     leaves: Sequence[Leaf],
+    words: jax.Array,
     axes: tuple[str, ...],
     loss: jax.Array,
     eps: float,
-    dtype: Any,
-) -> Reach:
-    """How far each leaf moves.
+) -> Directions:
+    """Directions to move leaves in, drawn with the rows of ``words``.
 
     Args:
-        leaves: those that are moved.
+        leaves: those to be moved.
+        words: uint32[directions, 2].
         axes: mesh axes that leaves may be split over.
-        loss: its value where they are.
+        loss: its value where they are, in the dtype of sums.
         eps: of the coarsest of parameters, gradients and computation.
-        dtype: float32 or float64, in which sums are taken.
     """
+    tokens = jnp.array([leaf.entry.token for leaf in leaves], np.uint32)
+
+    def weight(words: jax.Array, token: jax.Array) -> jax.Array:
+        return _signed(random_bits(words[::-1], token, ()), loss.dtype)
+
+    of_leaves = jax.vmap(weight, in_axes=(None, 0))
+    weights = jax.vmap(of_leaves, in_axes=(0, None))(words, tokens)
+    unit, ahead, aside = _reach(leaves, axes, loss, eps)
+    unit = jnp.broadcast_to(unit, weights.shape)
+    return Directions(leaves, words, _Reach(unit, weights * ahead, weights * aside))
+
+
+def _reach(
+    leaves: Sequence[Leaf], axes: tuple[str, ...], loss: jax.Array, eps: float
+) -> _Reach:
+    """How far each leaf moves in any direction, before it is weighted."""
+    dtype = loss.dtype
     coarse = eps > float(jnp.finfo(dtype).eps)
     step, random = (_COARSE_STEP, _COARSE_ASIDE) if coarse else (_STEP, _ASIDE)
     relative = step * eps ** (1.0 / 3.0)
@@ -138,44 +183,15 @@ def reach_of(
     along = jnp.clip(wanted, math.sqrt(relative) * most, most)
     aside = random * jnp.minimum(jnp.sqrt(root) * along, most)
     unit = unit_of(grads)
-    return Reach(unit, over(along, grads / unit), aside / root)
+    return _Reach(unit, over(along, grads / unit), aside / root)
 
 
-@jax.jit  # traced once for all leaves that are alike
-def _moved(
-    value: jax.Array, grad: jax.Array, steps: jax.Array, number: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    there = _rounded(value + number * steps, value.dtype)
-    # What is not finite stays where it is, such as the −∞ of a mask.
-    apart = jnp.where(jnp.isfinite(value), there - value.astype(there.dtype), 0)
-    terms = jnp.real(grad * apart)
-    part, size = summed([terms, jnp.abs(terms)])
-    return there.astype(value.dtype), part, size
-
-
-def displacements(
-    leaves: Sequence[Leaf], reach: Reach, words: jax.Array, dtype: Any
-) -> list[jax.Array]:
-    """How far each leaf is moved by one step, in ``dtype`` or its complex twin."""
-    tokens = jnp.array([leaf.entry.token for leaf in leaves], np.uint32)
-    drawn = jax.vmap(lambda token: random_bits(words[::-1], token, ()))(tokens)
-    weights = _signed(drawn, dtype)
-    reach = reach._replace(ahead=weights * reach.ahead, aside=weights * reach.aside)
-    return [
-        _displaced(
-            leaf.grad,
-            Reach(*(x[k] for x in reach)),
-            words,
-            tokens[k],
-            real=not jnp.iscomplexobj(leaf.value),
-        )
-        for k, leaf in enumerate(leaves)
-    ]
+# Leaves that are alike are traced once.
 
 
 @functools.partial(jax.jit, static_argnames="real")
 def _displaced(
-    grad: jax.Array, reach: Reach, words: jax.Array, token: jax.Array, *, real: bool
+    grad: jax.Array, reach: _Reach, words: jax.Array, token: jax.Array, *, real: bool
 ) -> jax.Array:
     def coordinates(words: jax.Array) -> jax.Array:
         return _signed(random_bits(words, token, grad.shape), reach.unit.dtype)
@@ -184,8 +200,20 @@ def _displaced(
     if not real:
         random = jax.lax.complex(random, coordinates(~words))
     # For a complex leaf the steepest ascent is along the conjugate.
-    grad = jnp.where(jnp.isfinite(grad), jnp.conj(grad), 0) / reach.unit
-    return jnp.abs(random) * reach.ahead * grad + reach.aside * random
+    along = jnp.conj(grad) / reach.unit * reach.ahead * jnp.abs(random)
+    return jnp.where(jnp.isfinite(along), along, 0) + reach.aside * random
+
+
+@jax.jit
+def _moved(
+    value: jax.Array, grad: jax.Array, steps: jax.Array, number: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    there = _rounded(value + number * steps, value.dtype)
+    # What is not finite stays where it is, such as the −∞ of a mask.
+    apart = jnp.where(jnp.isfinite(there), there - value.astype(there.dtype), 0)
+    terms = jnp.real(grad * apart)
+    part, size = summed([terms, jnp.abs(terms)])
+    return there.astype(value.dtype), part, size
 
 
 def _signed(bits: jax.Array, dtype: Any) -> jax.Array:

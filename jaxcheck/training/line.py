@@ -18,13 +18,14 @@ may leave the curve of the loss as it is and look like an error of the gradient.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxcheck.training.directions import Leaf
+from jaxcheck.training.placement import while_loop
 
 # Steps of the first comparison, and of the ladder, each twice the last. Finer ones are
 # put before it in full precision, and asked where noise leaves them something to say.
@@ -61,14 +62,54 @@ class Comparison(NamedTuple):
     doubt: jax.Array
     is_finite: jax.Array
 
+    @property
+    def agrees(self) -> jax.Array:
+        """Whether the error is within its bar."""
+        return jnp.abs(self.error) <= self.bar
 
-class Line(NamedTuple):
-    """A loss along a direction.
+    @property
+    def is_doubtful(self) -> jax.Array:
+        """Whether a gradient that is finite had better be looked at more closely."""
+        finite = self.is_finite & jnp.all(jnp.isfinite(self.parts))
+        return finite & ~(jnp.abs(self.error) <= self.doubt)
+
+
+class Changes(NamedTuple):
+    """At points of a line: of the loss, and what the gradient predicts of it.
+
+    Attributes:
+        loss: f(x_k) − f(x).
+        parts: what is predicted, by leaf.
+        sizes: the sum of the sizes of all terms of that.
+    """
+
+    loss: jax.Array
+    parts: jax.Array
+    sizes: jax.Array
+
+    @property
+    def residuals(self) -> jax.Array:
+        """f(x_k) − f(x) − g·(x_k − x)."""
+        return self.loss - jnp.sum(self.parts, axis=1)
+
+    def between(self, start: int, stop: int) -> Changes:
+        """Those of some of the points."""
+        return Changes(*(x[start:stop] for x in self))
+
+    def beside(self, further: Changes) -> Changes:
+        """At one step to both sides, and one further, as ``_both`` orders them."""
+        pairs = zip(self, further, strict=True)
+        return Changes(
+            *(jnp.concatenate([a[:1], b[:1], a[1:], b[1:]]) for a, b in pairs)
+        )
+
+
+class Vicinity(NamedTuple):
+    """A loss about a point, and the gradient there.
 
     Attributes:
         loss: of the values of the leaves.
         leaves: the leaves that are moved, and their gradients.
-        steps: by how much each is moved.
         here: the loss at the point.
         eps: of the coarsest of parameters, gradients and computation.
         computed: of the coarsest dtype in which the loss is computed.
@@ -76,38 +117,75 @@ class Line(NamedTuple):
 
     loss: Callable[[Sequence[jax.Array]], jax.Array]
     leaves: Sequence[Leaf]
-    steps: Sequence[jax.Array]
     here: jax.Array
     eps: float
     computed: float
 
-    def compared(self, anywhere: Callable[[jax.Array], jax.Array]) -> Comparison:
-        """Over one step: two evaluations, and two more unless that settles it.
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the loss is computed in less digits than it is summed in."""
+        return self.computed > float(jnp.finfo(self.here.dtype).eps)
 
-        An error within noise and rounding needs no second step to say what of it is
-        truncation or a kink. Twelve evaluations where noise has to be measured.
+    @property
+    def looks(self) -> tuple[tuple[float, ...], ...]:
+        """The points of a first look, of a second one, and of all that look closer.
 
-        Args:
-            anywhere: whether a flag is set on any device that the loss waits for.
+        Where noise has to be measured, that is done at once, and there is no second.
         """
-        if self._is_coarse:
-            numbers = _both(_FIRST)
-            both, close = self._at((*numbers, *self._close)).split(len(numbers))
-            return self._comparison(both, self._noise(close))
-        near = self._at(_both(_FIRST[:1]))
-        noise = self._known_noise
-        bar = 2 * noise + self.eps * near.sizes[0]
-        settled = jnp.abs(_odd(near.residuals, _FIRST[:1])[0]) <= bar
-        far = jax.lax.cond(
-            anywhere(~settled), lambda: self._at(_both(_FIRST[1:])), lambda: near
-        )
-        second = self._comparison(near.beside(far), noise)
-        return second._replace(
-            bar=jnp.where(settled, bar, second.bar),
-            doubt=jnp.where(settled, bar, second.doubt),
+        closer = (*_both(self._ladder), *self._close)
+        if self.is_coarse:
+            return (*_both(_FIRST), *self._close), closer
+        return _both(_FIRST[:1]), _both(_FIRST[1:]), closer
+
+    def at(
+        self, steps: Sequence[jax.Array], numbers: jax.Array, count: jax.Array
+    ) -> Changes:
+        """What numbers of steps change, the first ``count`` of them; 0 for others."""
+
+        def further(state: tuple[jax.Array, Changes]) -> tuple[jax.Array, Changes]:
+            k, changes = state
+            new = self._changed(steps, numbers[k])
+            pairs = zip(changes, new, strict=True)
+            return k + 1, Changes(*(rows.at[k].set(row) for rows, row in pairs))
+
+        start = (jnp.zeros((), jnp.int32), self.no_changes(len(numbers)))
+        return while_loop(lambda state: state[0] < count, further, start)[1]
+
+    def no_changes(self, points: int) -> Changes:
+        """Zeros, in the shapes of so many points."""
+        none = functools.partial(jnp.zeros, dtype=self.here.dtype)
+        return Changes(none(points), none((points, len(self.leaves))), none(points))
+
+    def first(self, changes: Changes) -> Comparison:
+        """Of the first look. An error within noise and rounding is settled by that.
+
+        It needs no second step to say what of it is truncation or a kink.
+        """
+        if self.is_coarse:
+            apart = len(_both(_FIRST))
+            both = changes.between(0, apart)
+            return self._compared(both, self._noise(changes, apart))
+        near = changes.between(0, 2)
+        bar = 2 * self._known_noise + self.eps * near.sizes[0]
+        return Comparison(
+            parts=(near.parts[0] - near.parts[1]) / 2,
+            numerical=_odd(near.loss, _FIRST[:1])[0],
+            error=_odd(near.residuals, _FIRST[:1])[0],
+            bar=bar,
+            doubt=bar,
+            is_finite=jnp.isfinite(self.here) & jnp.all(jnp.isfinite(near.loss)),
         )
 
-    def _comparison(self, changes: _Changes, noise: jax.Array) -> Comparison:
+    def second(self, first: Comparison, near: Changes, far: Changes) -> Comparison:
+        """Of the second look, where a first did not settle it, here or elsewhere."""
+        both = near.between(0, 2).beside(far.between(0, 2))
+        second = self._compared(both, self._known_noise)
+        bar, doubt = (
+            jnp.where(first.agrees, first.bar, x) for x in (second.bar, second.doubt)
+        )
+        return second._replace(bar=bar, doubt=doubt)
+
+    def _compared(self, changes: Changes, noise: jax.Array) -> Comparison:
         """Of what both steps change."""
         bars = functools.partial(
             _bars,
@@ -126,13 +204,12 @@ class Line(NamedTuple):
             is_finite=jnp.isfinite(self.here) & jnp.all(jnp.isfinite(changes.loss)),
         )
 
-    def contradicts(self) -> jax.Array:
-        """Whether all steps say that the gradient is wrong, by the same amount."""
-        steps = (*_FINER, *_LADDER) if self._is_exact else _COARSE_LADDER
-        numbers = _both(steps)
-        ladder, close = self._at((*numbers, *self._close)).split(len(numbers))
+    def contradicts(self, changes: Changes) -> jax.Array:
+        """Whether all steps of a closer look say that the gradient is wrong, alike."""
+        steps = self._ladder
+        apart = len(_both(steps))
+        ladder, noise = changes.between(0, apart), self._noise(changes, apart)
         rounding = self.eps * ladder.sizes[steps.index(1.0)]
-        noise = self._noise(close)
         error = _odd(ladder.residuals, steps)[:-1]
         at = jnp.asarray(steps[:-1], error.dtype)
         # A finer step is asked where its noise is no more than half of the error.
@@ -144,38 +221,34 @@ class Line(NamedTuple):
         return jnp.all((jnp.abs(error) > bars) | ~asked) & stable
 
     @property
-    def _is_coarse(self) -> bool:
-        """Whether the loss is computed in less digits than it is summed in."""
-        return self.computed > float(jnp.finfo(self.here.dtype).eps)
-
-    @property
     def _is_exact(self) -> bool:
         """Whether nothing is coarser than the dtype of all sums."""
         return self.eps <= float(jnp.finfo(self.here.dtype).eps)
 
-    def _at(self, numbers: Sequence[float]) -> _Changes:
-        """What each number of steps changes."""
-        at = jnp.asarray(numbers, self.here.dtype)
-        return _Changes(*jax.lax.map(self._changed, at))
+    @property
+    def _ladder(self) -> tuple[float, ...]:
+        return (*_FINER, *_LADDER) if self._is_exact else _COARSE_LADDER
 
-    def _changed(self, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        moves = [leaf.moved(steps, number) for leaf, steps in self._moves]
-        there, parts, sizes = zip(*moves, strict=True)
+    def _changed(self, steps: Sequence[jax.Array], number: jax.Array) -> Changes:
+        moves = zip(self.leaves, steps, strict=True)
+        moved = [leaf.moved(by, number) for leaf, by in moves]
+        there, parts, sizes = zip(*moved, strict=True)
         loss = self.loss(there).astype(self.here.dtype) - self.here
-        return loss, jnp.stack(parts), jnp.sum(jnp.stack(sizes))
+        return Changes(loss, jnp.stack(parts), jnp.sum(jnp.stack(sizes)))
 
     @property
     def _known_noise(self) -> jax.Array:
         """The rounding of a loss value that is summed in the dtype of all sums."""
         return float(jnp.finfo(self.here.dtype).eps) * jnp.abs(self.here)
 
-    def _noise(self, close: _Changes) -> jax.Array:
-        """The noise of one loss value, from the points ``_close``.
+    def _noise(self, changes: Changes, at: int) -> jax.Array:
+        """The noise of one loss value, from the points ``_close``, from ``at`` on.
 
         Rounding of the loss itself is known. So is that of a computation in the same
         digits, about as much; in fewer digits it depends on how many terms are averaged
         and is measured alone.
         """
+        close = changes.between(at, at + len(self._close))
         return jnp.maximum(self._known_noise, _scatter(self._curved(close)))
 
     @property
@@ -185,46 +258,19 @@ class Line(NamedTuple):
         Parameters that are cast to fewer digits move only every so often, so points
         must be further apart there.
         """
-        spacing = 2.0**-2 if self._is_coarse else 2.0**-6
+        spacing = 2.0**-2 if self.is_coarse else 2.0**-6
         return tuple(k * spacing for k in (-4, -3, -2, -1, 1, 2, 3, 4))
 
-    def _curved(self, changes: _Changes) -> jax.Array:
+    def _curved(self, changes: Changes) -> jax.Array:
         """What error bars are read off: changes of the loss, or residuals.
 
         The gradient had better not be read for that, lest a wild one widen its own bar.
         Where parameters are stored in few digits, though, steps are not equal, and what
         is linear in them has to be taken out first.
         """
-        exact = all(leaf.value.dtype == steps.dtype for leaf, steps in self._moves)
+        stored = (jnp.finfo(leaf.value.dtype).dtype for leaf in self.leaves)
+        exact = all(dtype == self.here.dtype for dtype in stored)
         return changes.loss if exact else changes.residuals
-
-    @property
-    def _moves(self) -> Iterator[tuple[Leaf, jax.Array]]:
-        return zip(self.leaves, self.steps, strict=True)
-
-
-class _Changes(NamedTuple):
-    """Of the loss, and what the gradient predicts of them by leaf and in total size."""
-
-    loss: jax.Array
-    parts: jax.Array
-    sizes: jax.Array
-
-    @property
-    def residuals(self) -> jax.Array:
-        """f(x_k) − f(x) − g·(x_k − x)."""
-        return self.loss - jnp.sum(self.parts, axis=1)
-
-    def split(self, at: int) -> tuple[_Changes, _Changes]:
-        """Those before and from ``at`` on."""
-        return _Changes(*(x[:at] for x in self)), _Changes(*(x[at:] for x in self))
-
-    def beside(self, further: _Changes) -> _Changes:
-        """At one step to both sides, and one further, as ``_both`` orders them."""
-        pairs = zip(self, further, strict=True)
-        return _Changes(
-            *(jnp.concatenate([a[:1], b[:1], a[1:], b[1:]]) for a, b in pairs)
-        )
 
 
 def _both(steps: Sequence[float]) -> tuple[float, ...]:

@@ -40,6 +40,7 @@ class Joinable(Protocol):
 
 
 _Rows = TypeVar("_Rows", bound=Joinable)
+_State = TypeVar("_State")
 
 # Integers stay 32 bits wide with x64 too.
 ROWS = Join(
@@ -97,6 +98,30 @@ def _is_in_scope(axis: str) -> bool:
 def anywhere(flag: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """Whether ``flag`` is set on any device along ``axes``."""
     return jax.lax.pmax(flag.astype(jnp.int32), axes) > 0 if axes else flag
+
+
+def while_loop(
+    goes_on: Callable[[_State], Any], body: Callable[[_State], _State], start: _State
+) -> _State:
+    """``jax.lax.while_loop`` of what varies over devices as ``body`` makes it.
+
+    A state of zeros is the same on all devices, and inside of ``shard_map`` JAX wants
+    to know from the start that it will not be.
+    """
+    while True:
+        axes: list[frozenset[str]] = []
+
+        def noted(state: _State, axes: list[frozenset[str]] = axes) -> _State:
+            after = body(state)
+            axes.extend(map(compat.varying_axes, jax.tree.leaves(after)))
+            return after
+
+        jax.eval_shape(noted, start)
+        leaves, treedef = jax.tree.flatten(start)
+        if all(a <= compat.varying_axes(x) for a, x in zip(axes, leaves, strict=True)):
+            return jax.lax.while_loop(goes_on, body, start)
+        varied = map(compat.varied, leaves, axes)
+        start = jax.tree.unflatten(treedef, list(varied))
 
 
 def rows_of(
