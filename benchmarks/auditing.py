@@ -1,10 +1,10 @@
 """Time training with every 100th step audited beside training without.
 
 Networks of tanh are trained in one jitted scan of 100 steps, transformers in jitted
-steps of AdamW, donated. The same program is timed with an audit in the first step and
-with none, which tells what an audit takes from what the ``cond`` about it costs every
-step. All take turns; a second training without audits shows how far apart two that are
-alike come out.
+steps of AdamW, donated. The same program is timed with no audit, with one in a hundred
+steps and with one in each, which tells what an audit takes from what the ``cond`` about
+it costs every step. All take turns; a second training without audits shows how far
+apart two that are alike come out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import jaxcheck
@@ -69,8 +70,8 @@ class Training:
     def __init__(self, task: Task, *, audited: bool) -> None:
         tx = optax.adamw(1e-3)
 
-        def step(carry: Any, number: Any, audited_at: Any) -> Any:
-            params, opt_state, state = carry
+        def step(carry: Any, each: Any) -> Any:
+            (params, opt_state, state), (number, due) = carry, each
             grads = jax.grad(task.loss_fn)(params, *task.args)
 
             def after() -> Any:
@@ -81,61 +82,68 @@ class Training:
                 return state.add(found, number)
 
             if audited:
-                state = jax.lax.cond(number == audited_at, after, lambda: state)
+                state = jax.lax.cond(due, after, lambda: state)
             updates, opt_state = tx.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state, state), None
 
-        def steps(carry: Any, audited_at: Any) -> Any:
+        def steps(carry: Any, due: Any) -> Any:
             if task.scanned == 1:
-                return step(carry, 0, audited_at)[0]
-            numbers = jnp.arange(task.scanned)
-            return jax.lax.scan(lambda c, k: step(c, k, audited_at), carry, numbers)[0]
+                return step(carry, (0, due[0]))[0]
+            return jax.lax.scan(step, carry, (jnp.arange(task.scanned), due))[0]
 
         self._steps = jax.jit(steps, donate_argnums=0)
         params = jax.tree.map(jnp.array, task.params)
-        self._carry = params, tx.init(params), jaxcheck.AuditState.init()
+        self._start = params, tx.init(params), jaxcheck.AuditState.init()
+        self.state = jaxcheck.AuditState.init()
 
-    @property
-    def state(self) -> jaxcheck.AuditState:
-        return self._carry[2]
-
-    def seconds(self, *, audit: bool) -> float:
-        """What a call takes, with an audit in its first step or without one."""
-        start = time.perf_counter()
-        at = jnp.int32(0 if audit else -1)
-        self._carry = jax.block_until_ready(self._steps(self._carry, at))
-        return time.perf_counter() - start
+    def seconds(self, due: np.ndarray) -> float:
+        """What a call takes, from the same start, with audits in those steps."""
+        carry = jax.block_until_ready(jax.tree.map(jnp.array, self._start))
+        begun = time.perf_counter()
+        after = jax.block_until_ready(self._steps(carry, due))
+        taken = time.perf_counter() - begun
+        self.state = after[2]
+        return taken
 
 
-def measure(name: str, repetitions: int) -> dict[str, Any]:
-    """One row: the first calls, with compilation, then warm ones in turn."""
+def measure(name: str, repetitions: int, seconds: float) -> dict[str, Any]:
+    """One row: the first calls, with compilation, then warm ones in turn.
+
+    Short calls are timed more often, until all took so many seconds.
+    """
     task = TASKS[name]()
     plain, again = (Training(task, audited=False) for _ in range(2))
     audited = Training(task, audited=True)
-    firsts = {
-        "first_plain": plain.seconds(audit=False),
-        "first_audited": audited.seconds(audit=True),
-    }
-    again.seconds(audit=False)
+    never, each = np.zeros(task.scanned, bool), np.ones(task.scanned, bool)
+    once = np.arange(task.scanned) == task.scanned // 2
     turns = {
-        "plain": lambda: plain.seconds(audit=False),
-        "plain again": lambda: again.seconds(audit=False),
-        "not audited": lambda: audited.seconds(audit=False),
-        "audited": lambda: audited.seconds(audit=True),
+        "plain": (plain, never),
+        "plain again": (again, never),
+        "never": (audited, never),
+        "once": (audited, once),
+        "each": (audited, each),
     }
-    seconds: dict[str, list[float]] = {turn: [] for turn in turns}
-    for _ in range(repetitions):
-        for turn, taken in turns.items():
-            seconds[turn].append(taken())
-    state = audited.state
-    assert (int(state.audits), int(state.wrong)) == (1 + repetitions, 0), state
+    firsts = {
+        "first_plain": plain.seconds(never),
+        "first_audited": audited.seconds(never),
+    }
+    begun = time.perf_counter()
+    for training, due in turns.values():
+        training.seconds(due)
+    taken = time.perf_counter() - begun
+    timed: dict[str, list[float]] = {turn: [] for turn in turns}
+    for _ in range(max(repetitions, round(seconds / taken))):
+        for turn, (training, due) in turns.items():
+            timed[turn].append(training.seconds(due))
+    state = audited.state  # of the last turn
+    assert (int(state.audits), int(state.wrong)) == (task.scanned, 0), state
     size = sum(leaf.size for leaf in jax.tree.leaves(task.params))
     return {
         "model": name,
         "parameters": size,
         "scanned": task.scanned,
         **firsts,
-        "seconds": seconds,
+        "seconds": timed,
     }
 
 
@@ -147,8 +155,8 @@ def ratio(row: dict[str, Any], turn: str) -> float:
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     for row in rows:
-        again, never, audited = (
-            ratio(row, turn) for turn in ("plain again", "not audited", "audited")
+        again, never, once, each = (
+            ratio(row, turn) for turn in list(row["seconds"])[1:]
         )
         calls = EVERY // row["scanned"]
         step = statistics.median(row["seconds"]["plain"]) / row["scanned"]
@@ -157,19 +165,21 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
             f"{1e3 * step:.2f} ms",
             f"{again:.3f}",
             f"{never:.3f}",
-            f"{(audited + (calls - 1) * never) / calls:.3f}",
-            f"{(audited - never) * row['scanned']:.2f}",
+            f"{(once + (calls - 1) * never) / calls:.3f}",
+            f"{each - never:.2f}",
             f"{row['first_plain']:.1f} s",
             f"{row['first_audited']:.1f} s",
         ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = results.parser(__doc__, repetitions=31).parse_args(arguments)
+    parser = results.parser(__doc__, repetitions=31)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    options = parser.parse_args(arguments)
     rows = []
     with progress_for(True, len(TASKS), "auditing") as advance:
         for name in TASKS:
-            rows.append(measure(name, options.repetitions))
+            rows.append(measure(name, options.repetitions, options.seconds))
             advance(1)
     header = ["model", "step", "again", "never", "every 100th", "an audit, in steps"]
     header += ["first call", "with audits"]
