@@ -101,6 +101,25 @@ def test_large_faults_in_bfloat16(kind, fault):
     assert int(state.wrong) > 0
 
 
+def test_a_wrong_gradient_is_off_by_more_than_the_bar():
+    """Also where kinks are so near that a closer look has narrower bars."""
+    args = (*audited.batch(key(1), 32), key(2))
+
+    @jax.jit
+    @jax.vmap
+    def audits(seed):
+        params = audited.network(seed)
+        grads = jax.grad(audited.kinked)(params, *args)
+        broken = audited.FAULTS["1% second"](grads)
+        return audit(audited.kinked, params, *args, grads=broken, key=key(seed))
+
+    results = audits(jnp.arange(50))
+    wrong = jax.tree.map(lambda x: x[results.wrong], results)
+    assert len(wrong.wrong) > 20
+    apart = np.abs(wrong.autodiff - wrong.numerical)
+    assert (apart > 0.999 * wrong.error_bar).all()
+
+
 # ---- gradients that are right
 
 

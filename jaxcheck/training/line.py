@@ -51,7 +51,6 @@ class Comparison(NamedTuple):
         numerical: half the difference of both sides.
         error: half the difference of what is left of them, the prediction subtracted.
         bar: how large the error may be.
-        doubt: the error from which on it had better be looked at more closely.
         is_finite: whether all values of the loss are.
     """
 
@@ -59,7 +58,6 @@ class Comparison(NamedTuple):
     numerical: jax.Array
     error: jax.Array
     bar: jax.Array
-    doubt: jax.Array
     is_finite: jax.Array
 
     @property
@@ -71,7 +69,7 @@ class Comparison(NamedTuple):
     def is_doubtful(self) -> jax.Array:
         """Whether a gradient that is finite had better be looked at more closely."""
         finite = self.is_finite & jnp.all(jnp.isfinite(self.parts))
-        return finite & ~(jnp.abs(self.error) <= self.doubt)
+        return finite & ~self.agrees
 
 
 class Changes(NamedTuple):
@@ -172,7 +170,6 @@ class Vicinity(NamedTuple):
             numerical=_odd(near.loss, _FIRST[:1])[0],
             error=_odd(near.residuals, _FIRST[:1])[0],
             bar=bar,
-            doubt=bar,
             is_finite=jnp.isfinite(self.here) & jnp.all(jnp.isfinite(near.loss)),
         )
 
@@ -180,27 +177,19 @@ class Vicinity(NamedTuple):
         """Of the second look, where a first did not settle it, here or elsewhere."""
         both = near.between(0, 2).beside(far.between(0, 2))
         second = self._compared(both, self._known_noise)
-        bar, doubt = (
-            jnp.where(first.agrees, first.bar, x) for x in (second.bar, second.doubt)
-        )
-        return second._replace(bar=bar, doubt=doubt)
+        return second._replace(bar=jnp.where(first.agrees, first.bar, second.bar))
 
     def _compared(self, changes: Changes, noise: jax.Array) -> Comparison:
         """Of what both steps change."""
-        bars = functools.partial(
-            _bars,
-            self._curved(changes),
-            _FIRST,
-            noise,
-            rounding=self.eps * changes.sizes[0],
-            asked=True,
+        rounding = self.eps * changes.sizes[0]
+        bars = _bars(
+            self._curved(changes), _FIRST, noise, rounding, asked=True, kink_noise=0.0
         )
         return Comparison(
             parts=(changes.parts[0] - changes.parts[len(_FIRST)]) / 2,
             numerical=_odd(changes.loss, _FIRST)[0],
             error=_odd(changes.residuals, _FIRST)[0],
-            bar=bars(kink_noise=0.0)[0],
-            doubt=bars()[0],
+            bar=bars[0],
             is_finite=jnp.isfinite(self.here) & jnp.all(jnp.isfinite(changes.loss)),
         )
 
