@@ -7,8 +7,8 @@ error. Where there is doubt, and only there, a ladder of steps is gone up in eig
 directions, and noise is measured. If three of them show an error, so must ten of 32;
 kinks may hide it in the others. Kinks beside the point look like an error, too, but in
 no more than a fifth of all directions: with the first eight alone, one of 75,000 right
-gradients of a network with ReLUs was called wrong, in batches of 256. A loss that is
-computed in few digits has so much noise that kinks are not what counts, and eight do.
+gradients of a network with ReLUs was called wrong, in batches of 256. In few digits
+noise is what counts, and not kinks: eight directions do.
 
 This module says that a gradient is wrong and when; where, ``jaxcheck.check`` says.
 """
@@ -138,12 +138,12 @@ def audit(
     predicts. It agrees if the two differ by no more than the error bar, which has the
     truncation of the difference, the rounding of the loss and of the gradient, and
     kinks. It is wrong only if it does not, and two to five steps say so in three of
-    eight directions, and in ten of 32.
+    eight directions, and in full precision in ten of 32.
 
     It costs three evaluations of the loss, about as much as a train step; five where
     kinks or curvature show; 13 where the loss is computed in fewer digits than float32,
-    because noise is measured there. Where there is doubt it is looked at with 130 more;
-    with 250 to 670 if it is wrong.
+    because noise is measured there. Where there is doubt it is looked at with 120 to
+    160 more, and with 200 to 640 if it is wrong.
 
     A loss that talks between devices (``psum`` and others) is evaluated on all of them
     or on none: where one has doubts, all look closer. Call it on all devices, too.
@@ -218,7 +218,7 @@ def audit(
     here = loss(values).astype(dtype)
     directions = directions_of(leaves, words, axes, here, eps)
     vicinity = Vicinity(loss, leaves, here, eps, computed)
-    needed = _FEW if vicinity.is_coarse else _ALL
+    needed = _ALL if vicinity.is_exact else _FEW
     search = _searched(vicinity, directions, needed, talking)
     return _verdict(search.found, search.against >= needed[0])
 

@@ -202,7 +202,7 @@ class Vicinity(NamedTuple):
         error = _odd(ladder.residuals, steps)[:-1]
         at = jnp.asarray(steps[:-1], error.dtype)
         # A finer step is asked where its noise is no more than half of the error.
-        first = error[len(_FINER) if self._is_exact else 0]
+        first = error[len(_FINER) if self.is_exact else 0]
         asked = (at > _FINER[-1]) | (2 * noise / at <= jnp.abs(first) / 2)
         bars = _bars(self._curved(ladder), steps, noise, rounding, asked)
         error = jnp.where(asked, error, first)
@@ -210,13 +210,13 @@ class Vicinity(NamedTuple):
         return jnp.all((jnp.abs(error) > bars) | ~asked) & stable
 
     @property
-    def _is_exact(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether nothing is coarser than the dtype of all sums."""
         return self.eps <= float(jnp.finfo(self.here.dtype).eps)
 
     @property
     def _ladder(self) -> tuple[float, ...]:
-        return (*_FINER, *_LADDER) if self._is_exact else _COARSE_LADDER
+        return (*_FINER, *_LADDER) if self.is_exact else _COARSE_LADDER
 
     def _changed(self, steps: Sequence[jax.Array], number: jax.Array) -> Changes:
         moves = zip(self.leaves, steps, strict=True)
