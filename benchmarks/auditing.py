@@ -4,7 +4,7 @@ Networks of tanh are trained in one jitted scan of 100 steps, transformers in ji
 steps of AdamW, donated. The same program is timed with no audit, with one in a hundred
 steps and with one in each, which tells what an audit takes from what the ``cond`` about
 it costs every step. All take turns; a second training without audits shows how far
-apart two that are alike come out.
+apart two that are alike come out. Of several processes the median counts.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Training:
         return taken
 
 
-def measure(name: str, repetitions: int, seconds: float) -> dict[str, Any]:
+def measure(repetitions: int, seconds: float, name: str) -> dict[str, Any]:
     """One row: the first calls, with compilation, then warm ones in turn.
 
     Short calls are timed more often, until all took so many seconds.
@@ -147,39 +147,41 @@ def measure(name: str, repetitions: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def ratio(row: dict[str, Any], turn: str) -> float:
-    """The median of what a call takes, in calls of training without audits."""
-    pairs = zip(row["seconds"][turn], row["seconds"]["plain"], strict=True)
-    return statistics.median(a / b for a, b in pairs)
-
-
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     for row in rows:
         again, never, once, each = (
-            ratio(row, turn) for turn in list(row["seconds"])[1:]
+            results.ratios(row, turn, base="plain")
+            for turn in ("plain again", "never", "once", "each")
         )
         calls = EVERY // row["scanned"]
-        step = statistics.median(row["seconds"]["plain"]) / row["scanned"]
+        audited = [
+            (with_one + (calls - 1) * without) / calls
+            for with_one, without in zip(once, never, strict=True)
+        ]
+        alone = [all_ - none for all_, none in zip(each, never, strict=True)]
+        step = statistics.median(results.seconds(row, "plain")) / row["scanned"]
         yield [
             row["model"],
             f"{1e3 * step:.2f} ms",
-            f"{again:.3f}",
-            f"{never:.3f}",
-            f"{(once + (calls - 1) * never) / calls:.3f}",
-            f"{each - never:.2f}",
+            *map(results.between, (again, never, audited)),
+            results.between(alone, digits=2),
             f"{row['first_plain']:.1f} s",
             f"{row['first_audited']:.1f} s",
         ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = results.parser(__doc__, repetitions=31)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser = results.parser(__doc__, repetitions=11)
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each process")
+    parser.add_argument("--only", help="tasks whose name contains this")
+    results.add_processes(parser, 5)
     options = parser.parse_args(arguments)
+    names = [name for name in TASKS if (options.only or "") in name]
+    timing = measure, options.repetitions, options.seconds
     rows = []
-    with progress_for(True, len(TASKS), "auditing") as advance:
-        for name in TASKS:
-            rows.append(measure(name, options.repetitions, options.seconds))
+    with progress_for(True, len(names), "auditing") as advance:
+        for name in names:
+            rows.append(results.in_processes(options.processes, *timing, name))
             advance(1)
     header = ["model", "step", "again", "never", "every 100th", "an audit, in steps"]
     header += ["first call", "with audits"]

@@ -2,14 +2,13 @@
 
 Every variant is AdamW in one jitted, donated step, or a scan of ten of them. All
 variants of a model take turns of one call, or of ten steps if they are short, so that
-what else the machine does hits all; a ratio is the median of those of ten steps each. A
-second variant without a monitor shows how far apart two that are alike come out, and
-``plain_norms`` what a line that is written by hand costs.
+what else the machine does hits all; a ratio is the median of those of ten steps each,
+and of several processes. A second variant without a monitor shows how far apart two
+that are alike come out, and ``plain_norms`` what a line that is written by hand costs.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -125,7 +124,7 @@ class Training:
 
 
 def measure(
-    name: str, scanned: bool, repetitions: int, seconds: float
+    repetitions: int, seconds: float, name: str, scanned: bool
 ) -> dict[str, Any]:
     """One row; short steps are timed more often, until all took ``seconds``."""
     problem = single(PROBLEMS[name]())
@@ -133,9 +132,11 @@ def measure(
         variant: Training(problem, wrap(optax.adamw(RATE)), scanned)
         for variant, wrap in VARIANTS.items()
     }
-    # compiled here; a cycle of `every` and of looks at elements is timed
+    for run in runs.values():
+        run.seconds(1)  # compiled
+    # a cycle of `every` and of looks at elements is timed
     calls = 1 if scanned else SCANNED
-    once = min(run.seconds(calls) for run in runs.values() for _ in range(2))
+    once = min(run.seconds(calls) for run in runs.values())
     turn = 1 if once / calls > _TURN else calls
     timed: dict[str, list[float]] = {variant: [] for variant in runs}
     for _ in range(max(repetitions, round(seconds / (once * len(runs))))):
@@ -155,20 +156,15 @@ def measure(
     }
 
 
-def ratio(row: dict[str, Any], variant: str) -> float:
-    pairs = zip(row["seconds"][variant], row["seconds"]["none"], strict=True)
-    return statistics.median(a / b for a, b in pairs)
-
-
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     for row in rows:
         yield [
             row["model"],
             f"{row['leaves']}",
             "scan of 10" if row["scanned"] > 1 else "one step",
-            results.spread(row["seconds"]["none"], " s"),
+            results.spread(results.seconds(row, "none"), " s"),
             *(
-                f"{ratio(row, variant):.3f}×"
+                results.between(results.ratios(row, variant, base="none"))
                 for variant in VARIANTS
                 if variant != "none"
             ),
@@ -176,18 +172,19 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = results.parser(__doc__, repetitions=11)
-    parser.add_argument("--seconds", type=float, default=40.0, help="for each row")
+    parser = results.parser(__doc__, repetitions=1)
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each process")
+    results.add_processes(parser, 3)
     parser.add_argument("--only", help="models whose name contains this")
     options = parser.parse_args(arguments)
     names = [name for name in PROBLEMS if (options.only or "") in name]
+    timing = measure, options.repetitions, options.seconds
     rows = []
     with progress_for(True, 2 * len(names), "timing") as advance:
         for name in names:
             for scanned in (False, True):
-                rows.append(
-                    measure(name, scanned, options.repetitions, options.seconds)
-                )
+                step = name, scanned
+                rows.append(results.in_processes(options.processes, *timing, *step))
                 advance(1)
     header = ["model", "leaves", "", "without", *list(VARIANTS)[1:]]
     results.print_table(header, table(rows))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -36,6 +37,44 @@ def parser(module_doc: str | None, repetitions: int) -> argparse.ArgumentParser:
         help="directory of the JSON file",
     )
     return result
+
+
+def add_processes(parser: argparse.ArgumentParser, number: int) -> None:
+    """Let it be said in how many processes each row is measured."""
+    parser.add_argument("--processes", type=int, default=number, help="for each row")
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)``, in a process of its own.
+
+    Where arrays come to lie in memory is settled once in a process, and makes a program
+    some per cent faster or slower than its twin.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def in_processes(
+    number: int, measure: Callable[..., dict[str, Any]], *arguments: Any
+) -> dict[str, Any]:
+    """The row that ``measure`` gives, with the ``"seconds"`` of so many processes."""
+    rows = [apart(measure, *arguments) for _ in range(number)]
+    return {**rows[0], "seconds": [row["seconds"] for row in rows]}
+
+
+def ratios(row: dict[str, Any], variant: str, base: str) -> list[float]:
+    """For each process, the median of what a variant takes in turns of another."""
+    return [
+        statistics.median(
+            a / b for a, b in zip(timed[variant], timed[base], strict=True)
+        )
+        for timed in row["seconds"]
+    ]
+
+
+def seconds(row: dict[str, Any], variant: str) -> list[float]:
+    """For each process, the median of what a variant takes."""
+    return [statistics.median(timed[variant]) for timed in row["seconds"]]
 
 
 def environment() -> dict[str, Any]:
@@ -81,6 +120,14 @@ def spread(samples: Sequence[float], unit: str = "") -> str:
     """``median (min–max)``, with three significant digits."""
     low, middle, high = min(samples), statistics.median(samples), max(samples)
     return f"{middle:.3g}{unit} ({low:.3g}–{high:.3g})"
+
+
+def between(ratios: Sequence[float], digits: int = 3) -> str:
+    """``median (min–max)`` of ratios, or the one that there is."""
+    low, middle, high = (
+        f"{f(ratios):.{digits}f}" for f in (min, statistics.median, max)
+    )
+    return middle if len(ratios) == 1 else f"{middle} ({low}–{high})"
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

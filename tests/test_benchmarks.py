@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 COMMANDS = {
     "audit_faults": ["--right-repetitions", "1"],
-    "monitoring": ["--only", "0.7M", "--seconds", "1"],
+    "auditing": ["--only", "width 64", "--seconds", "1", "--processes", "1"],
+    "monitoring": ["--only", "0.7M", "--seconds", "1", "--processes", "2"],
     "peers": ["--sizes", "6,5,4", "--batch", "3"],
     "import_time": [],
     "memory": ["--width", "8", "--batch", "2", "--seconds", "120"],
@@ -50,6 +51,7 @@ def test_every_row_is_in_the_table(benchmark):
     name, printed, written = benchmark
     label = {
         "audit_faults": "kind",
+        "auditing": "model",
         "monitoring": "model",
         "peers": "checker",
         "import_time": "statement",
